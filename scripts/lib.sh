@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Functions that the scripts share. Source it; it runs nothing by itself.
+
+# The clone that these scripts belong to, and the cache outside of it.
+PM_REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+PM_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/page_migrate
+
+# Change this number when what setup makes of the package list changes.
+PM_ROOT_FORMAT=1
+# The same for a kernel's folder.
+PM_KERNEL_FORMAT=1
+
+pm_die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# Path of the build root for this version of the package list.
+pm_root() {
+	local key
+	key=$({ echo "$PM_ROOT_FORMAT"; grep -v '^#' "$PM_REPO/scripts/packages"; } |
+		sha256sum)
+	printf '%s/root-%s\n' "$PM_CACHE" "${key:0:12}"
+}
+
+# Path of the folder of kernel $1. It does not depend on the package list: a
+# new list leaves a kernel alone as long as the compilers stay the same.
+pm_kernel_dir() {
+	local key
+	key=$(printf '%s' "kernel $PM_KERNEL_FORMAT" | sha256sum)
+	printf '%s/kernel-%s-%s\n' "$PM_CACHE" "$1" "${key:0:8}"
+}
+
+# setup writes the stamp last: a folder without it was interrupted.
+pm_root_ready() {
+	[ -f "$1/.complete" ]
+}
+
+# A kernel is of use only to the compilers that prepared it.
+pm_kernel_ready() {
+	[ -f "$1/.complete" ] && cmp -s "$1/.complete" "$2/.toolchain"
+}
+
+# Run "$@" where mounts can be made: as root in a mount namespace of its own,
+# as anybody else as root of a user namespace that maps the caller's subuids.
+pm_unshare() {
+	if [ "$(id -u)" -eq 0 ]; then
+		unshare --mount --propagation private -- "$@"
+	else
+		unshare --user --map-root-user --map-auto \
+			--mount --propagation private -- "$@"
+	fi
+}
+
+# Say early and plainly why pm_unshare would not work here.
+pm_check_unshare() {
+	pm_unshare true 2>/dev/null && return
+	if [ "$(id -u)" -eq 0 ]; then
+		pm_die "cannot make a mount namespace: needs CAP_SYS_ADMIN (in a container: run it privileged)"
+	fi
+	pm_die "cannot make a user namespace: needs util-linux 2.38, the package uidmap, a line for $(id -un) in /etc/subuid and /etc/subgid, and a system that allows it (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); or run as root"
+}
+
+# The folders that belong to the build root itself: nothing of the host may be
+# put over them.
+pm_is_system_path() {
+	case $1 in
+	/ | /bin | /bin/* | /boot | /boot/* | /dev | /dev/* | /etc | /etc/* | \
+	/lib | /lib/* | /lib64 | /lib64/* | /proc | /proc/* | /run | /run/* | \
+	/sbin | /sbin/* | /sys | /sys/* | /usr | /usr/* | \
+	/home | /root | /tmp | /var | /opt | /srv | /mnt)
+		return 0
+		;;
+	esac
+	return 1
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A batch: the folios that one chunk of the walk found worth moving, and what became of them.
+
+use kernel::prelude::*;
+
+use crate::result::{
+    Counts,
+    Reason, //
+};
+
+/// Most base pages of a batch; the last folio may pass it.
+pub(crate) const MAX_PAGES: u64 = 1024;
+
+/// Slots of the hash table: a power of two, large enough that it never fills up.
+const SLOTS: usize = 4096;
+const NO_ENTRY: u16 = u16::MAX;
+
+/// Folios are powers of two of pages, up to this one.
+const MAX_ORDER: u32 = 18;
+
+/// The reasons for which a folio that was tried may stay.
+const TRIED: [Reason; 4] = [
+    Reason::Busy,
+    Reason::Pinned,
+    Reason::Unmovable,
+    Reason::NoMemory,
+];
+
+/// One folio.
+struct Entry {
+    pfn: usize,
+    nr_pages: u64,
+    pair: usize,
+    /// Pages of it that the walk met for the first time.
+    counted: u64,
+    /// Pages of it that the walk met again.
+    again: u64,
+    /// The page after the last that was met for the first time.
+    next_index: usize,
+    /// The last attempt to find a place for it, or for a part of it, failed.
+    no_room: bool,
+    /// Pages that went to another node than the named one.
+    fallback: u64,
+    /// Pages that stay, by reason, as in [`TRIED`].
+    left: [u64; TRIED.len()],
+}
+
+/// Folios found by one chunk of the walk.
+///
+/// # Invariants
+///
+/// Each slot holds [`NO_ENTRY`] or an index into `entries`, whose capacity is [`MAX_PAGES`].
+pub(crate) struct Batch {
+    entries: KVVec<Entry>,
+    slots: KVVec<u16>,
+    pages: u64,
+}
+
+impl Batch {
+    /// Makes an empty batch with room for all that a chunk may find.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        // INVARIANT: All slots are empty.
+        Ok(Self {
+            entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL)?,
+            slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL)?,
+            pages: 0,
+        })
+    }
+
+    /// Base pages in it that were met for the first time.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The slot of a frame, or the empty one where it would go.
+    fn slot(&self, pfn: usize) -> usize {
+        let hash = (pfn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let mut slot = hash as usize % SLOTS;
+        // There are more slots than entries, so an empty one ends this.
+        while let Some(&entry) = self.slots.get(slot) {
+            match self.entries.get(usize::from(entry)) {
+                Some(found) if found.pfn != pfn => slot = (slot + 1) % SLOTS,
+                _ => break,
+            }
+        }
+        slot
+    }
+
+    fn find(&mut self, pfn: usize) -> Option<&mut Entry> {
+        let entry = *self.slots.get(self.slot(pfn))?;
+        self.entries.get_mut(usize::from(entry))
+    }
+
+    /// The entry of the folio that has or had this frame.
+    fn find_covering(&mut self, pfn: usize) -> Option<&mut Entry> {
+        let head = (0..=MAX_ORDER)
+            .map(|order| pfn & !((1usize << order) - 1))
+            .find(|&head| {
+                self.find(head)
+                    .is_some_and(|e| ((pfn - head) as u64) < e.nr_pages)
+            })?;
+        self.find(head)
+    }
+
+    /// Notes that a folio was met that may be in the batch. Returns whether it is.
+    ///
+    /// Pages that continue those met so far are new; others are met again.
+    pub(crate) fn meet(&mut self, pfn: usize, index: usize, mapped: usize) -> bool {
+        let Some(entry) = self.find(pfn) else {
+            return false;
+        };
+        let pages = mapped as u64;
+        if index == entry.next_index {
+            entry.next_index = index.saturating_add(mapped);
+            entry.counted = entry.counted.saturating_add(pages);
+            self.pages = self.pages.saturating_add(pages);
+        } else {
+            entry.again = entry.again.saturating_add(pages);
+        }
+        true
+    }
+
+    /// Adds a folio that is not in the batch. There must be fewer than [`MAX_PAGES`] pages in it.
+    pub(crate) fn add(
+        &mut self,
+        pfn: usize,
+        nr_pages: usize,
+        index: usize,
+        mapped: usize,
+        pair: usize,
+    ) -> Result {
+        let at = u16::try_from(self.entries.len())?;
+        let slot = self.slot(pfn);
+        let pages = mapped as u64;
+        let entry = Entry {
+            pfn,
+            nr_pages: nr_pages as u64,
+            pair,
+            counted: pages,
+            again: 0,
+            next_index: index.saturating_add(mapped),
+            no_room: false,
+            fallback: 0,
+            left: [0; TRIED.len()],
+        };
+        self.entries
+            .push_within_capacity(entry)
+            .map_err(|_| ENOMEM)?;
+        if let Some(slot) = self.slots.get_mut(slot) {
+            // INVARIANT: `at` is the index of the entry just pushed.
+            *slot = at;
+        }
+        self.pages = self.pages.saturating_add(pages);
+        Ok(())
+    }
+
+    /// Notes whether a place was found for a folio, or for a part of it.
+    pub(crate) fn note_room(&mut self, pfn: usize, found: bool) {
+        if let Some(entry) = self.find_covering(pfn) {
+            entry.no_room = !found;
+        }
+    }
+
+    /// Notes that `pages` of the folio went to another node than the named one.
+    pub(crate) fn note_fallback(&mut self, pfn: usize, pages: u64) {
+        if let Some(entry) = self.find_covering(pfn) {
+            entry.fallback = entry.fallback.saturating_add(pages);
+        }
+    }
+
+    /// Notes that a folio, or a part of one, stays. [`Reason::Busy`] becomes
+    /// [`Reason::NoMemory`] where the last attempt found no room.
+    pub(crate) fn note_left(&mut self, pfn: usize, nr_pages: usize, reason: Reason) {
+        let Some(entry) = self.find_covering(pfn) else {
+            return;
+        };
+        let reason = match reason {
+            Reason::Busy if entry.no_room => Reason::NoMemory,
+            reason => reason,
+        };
+        for (left, _) in entry
+            .left
+            .iter_mut()
+            .zip(TRIED)
+            .filter(|(_, tried)| *tried == reason)
+        {
+            *left = left.saturating_add(nr_pages as u64);
+        }
+    }
+
+    /// Counts what became of each folio, by reason and by pair, and empties the batch.
+    pub(crate) fn settle(&mut self, counts: &mut Counts, by_pair: &mut [u64]) {
+        for entry in self.entries.iter() {
+            let mut moved = entry.counted;
+            let mut first = None;
+            for (&left, reason) in entry.left.iter().zip(TRIED) {
+                // A folio that was split may have left pages that the walk did not meet.
+                let left = left.min(moved);
+                if left > 0 {
+                    moved = moved.saturating_sub(left);
+                    first = first.or(Some(reason));
+                    counts.stay(reason, left);
+                }
+            }
+            counts.moved(moved, moved.min(entry.fallback));
+            if let Some(pages) = by_pair.get_mut(entry.pair) {
+                *pages = pages.saturating_add(moved);
+            }
+            let again = match first {
+                Some(reason) if moved == 0 => reason,
+                _ => Reason::AlreadyMoved,
+            };
+            counts.stay(again, entry.again);
+        }
+        self.clear();
+    }
+
+    /// Calls `f` with the first frame and the number of pages of each folio.
+    ///
+    /// # Errors
+    ///
+    /// The first that `f` returns.
+    pub(crate) fn try_for_each(&self, mut f: impl FnMut(usize, usize) -> Result) -> Result {
+        for entry in self.entries.iter() {
+            f(entry.pfn, usize::try_from(entry.nr_pages)?)?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        for slot in self.slots.iter_mut() {
+            *slot = NO_ENTRY;
+        }
+        self.pages = 0;
+    }
+}

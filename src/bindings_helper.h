@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#include <linux/page_migrate.h>
+
+#include "page_migrate_shim.h"

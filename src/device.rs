@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/page_migrate`: its registration, and the dispatch of its ioctls.
+
+use kernel::{
+    error::to_result,
+    fs::File,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    types::Opaque,
+    uaccess::UserSlice, //
+};
+
+use crate::{
+    job::{
+        self,
+        End,
+        Outcome,
+        Progress, //
+    },
+    module_parameters,
+    request,
+    shim::node,
+    target::Target,
+    uapi, //
+};
+
+/// Everybody may open the device: each call checks its own permission.
+const MODE: u16 = 0o666;
+
+/// The registered device.
+///
+/// [`MiscDeviceRegistration`] knows no mode, and the node in `/dev` is made while a device is being
+/// registered. So this registers the same C structure, with the mode filled in.
+///
+/// # Invariants
+///
+/// `inner` is registered by `misc_register()` and comes from [`MiscDeviceOptions::into_raw`].
+#[pin_data(PinnedDrop)]
+pub(crate) struct Registration {
+    #[pin]
+    inner: Opaque<kernel::bindings::miscdevice>,
+}
+
+// SAFETY: A device may be deregistered on any thread.
+unsafe impl Send for Registration {}
+// SAFETY: There is nothing to be done with a shared reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Registers the device.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        let options = MiscDeviceOptions {
+            name: c"page_migrate",
+        };
+        try_pin_init!(Self {
+            inner <- Opaque::try_ffi_init(move |slot: *mut kernel::bindings::miscdevice| {
+                let mut device = options.into_raw::<Handle>();
+                device.mode = MODE;
+                // SAFETY: The initializer can write to the slot.
+                unsafe { slot.write(device) };
+                // SAFETY: The slot is pinned, and deregistered before it goes.
+                to_result(unsafe { kernel::bindings::misc_register(slot) })
+            }),
+        }? Error)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Registration {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: The device is registered by the type invariant.
+        unsafe { kernel::bindings::misc_deregister(self.inner.get()) };
+    }
+}
+
+/// An open file of the device.
+struct Handle {
+    progress: Progress,
+}
+
+#[vtable]
+impl MiscDevice for Handle {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        Ok(KBox::new(
+            Self {
+                progress: Progress::new(),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+
+    fn ioctl(me: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            uapi::IOC_INFO => info(arg),
+            uapi::IOC_MIGRATE => me.migrate(arg),
+            uapi::IOC_PLACEMENT => placement(arg),
+            _ => Err(ENOTTY),
+        }
+    }
+
+    fn show_fdinfo(me: &Self, m: &SeqFile, _file: &File) {
+        let [moved, left, va, running] = me.progress.read();
+        seq_print!(
+            m,
+            "moved:\t{}\nleft:\t{}\nva:\t{:#x}\nrunning:\t{}\n",
+            moved,
+            left,
+            va,
+            running.min(1)
+        );
+    }
+}
+
+/// IOCTL: what this module can do.
+fn info(arg: usize) -> Result<isize> {
+    let info = uapi::Info {
+        max_nodes: u32::try_from(node::count())?,
+        max_workers: uapi::MAX_WORKERS,
+        flags: u64::from(uapi::FLAGS),
+        reserved: [0; 6],
+    };
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<uapi::Info>())
+        .writer()
+        .write(&info)?;
+    Ok(0)
+}
+
+/// IOCTL: count the pages on each node.
+fn placement(arg: usize) -> Result<isize> {
+    let request = request::Placement::read(arg)?;
+    let target = Target::find(request.who)?;
+    let range = request.range.clipped(target.mm().size());
+    let pages = job::census(range, &target)?;
+    request.write(&pages)?;
+    Ok(0)
+}
+
+impl Handle {
+    /// IOCTL: move pages.
+    fn migrate(&self, arg: usize) -> Result<isize> {
+        let request = request::Migrate::read(arg)?;
+        let target = Target::find(request.who())?;
+        let reply = request.reply(arg)?;
+        let order =
+            request.for_target(&target, module_parameters::self_ranges_only.value())?;
+        reply.probe()?;
+        let outcome = job::migrate(&order, &target, &self.progress)?;
+        let status = status(&outcome);
+        if status != Err(ESRCH) {
+            let result = outcome.counts.into_result(outcome.resume);
+            reply.write(&result, &outcome.by_pair)?;
+        }
+        status
+    }
+}
+
+/// What a call returns: 0, or the number of pages left behind.
+///
+/// # Errors
+///
+/// `EINTR` if a signal ended it, `ESRCH` if the target exited before anything was done, `ENOMEM` if
+/// some pages found no room or bookkeeping had no memory.
+fn status(outcome: &Outcome) -> Result<isize> {
+    let counts = &outcome.counts;
+    match outcome.end {
+        End::Signal => Err(EINTR),
+        End::TargetGone if counts.is_empty() => Err(ESRCH),
+        End::Broke => Err(ENOMEM),
+        End::Done | End::TargetGone if counts.no_memory() > 0 => Err(ENOMEM),
+        End::Done | End::TargetGone => Ok(counts.left().min(i32::MAX as u64) as isize),
+    }
+}

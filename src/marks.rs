@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Marks on files: extended attributes that say what stays.
+//!
+//! An attribute is never read under mmap_lock: a file system may take locks that stand before it,
+//! or ask a server that needs the very address space.
+
+use kernel::{
+    prelude::*,
+    rbtree::RBTree, //
+};
+
+use crate::shim::file::{
+    InodeId,
+    MappedFile, //
+};
+
+/// What may move of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Everything.
+    Migratable,
+    /// All but the file's own pages in mappings without write permission.
+    Lib,
+    /// Nothing.
+    None,
+}
+
+impl Mark {
+    /// Whether a page stays. `anon`: it is a private copy. `writable`: its mapping is.
+    pub(crate) fn exempts(self, anon: bool, writable: bool) -> bool {
+        match self {
+            Self::Migratable => false,
+            Self::Lib => !anon && !writable,
+            Self::None => true,
+        }
+    }
+
+    fn from_value(value: &[u8]) -> Self {
+        if value.eq_ignore_ascii_case(b"none") {
+            Self::None
+        } else if value.eq_ignore_ascii_case(b"lib") {
+            Self::Lib
+        } else {
+            Self::Migratable
+        }
+    }
+
+    /// Reads the mark of a file. May sleep for long.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if a signal came while the file system was asked.
+    fn read(file: &MappedFile) -> Result<Self> {
+        for name in [c"trusted.migrate", c"user.migrate"] {
+            // Longer values are no marks, whatever they are.
+            let mut value = [0; 4];
+            match file.xattr(name, &mut value) {
+                Ok(len) => return Ok(Self::from_value(value.get(..len).unwrap_or_default())),
+                Err(e) if e == ERANGE => return Ok(Self::Migratable),
+                Err(_) if current!().signal_pending() => return Err(EINTR),
+                // Not set, not supported, not readable: no mark of this name.
+                Err(_) => {}
+            }
+        }
+        Ok(Self::Migratable)
+    }
+}
+
+/// The marks of the files that one call has met.
+///
+/// Each file is held, so that its identity is not given to another one meanwhile.
+pub(crate) struct Marks(RBTree<InodeId, (Mark, MappedFile)>);
+
+impl Marks {
+    /// Knows no file yet.
+    pub(crate) fn new() -> Self {
+        Self(RBTree::new())
+    }
+
+    /// The mark of a file, `None` if it has not been read. Neither sleeps nor allocates.
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Mark> {
+        self.0.get(&inode).map(|(mark, _)| *mark)
+    }
+
+    /// Reads the mark of a file.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or `EINTR` if a signal came while the file system was asked.
+    pub(crate) fn learn(&mut self, file: MappedFile) -> Result {
+        let mark = Mark::read(&file)?;
+        self.0
+            .try_create_and_insert(file.inode(), (mark, file), GFP_KERNEL)?;
+        Ok(())
+    }
+}

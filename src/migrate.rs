@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Migration of one batch: destinations, fallback, retry, and why something stayed.
+
+use kernel::prelude::*;
+
+use crate::{
+    batch::Batch,
+    job::Frames,
+    request::Map,
+    result::Reason,
+    shim::{
+        self,
+        folio::{
+            Effort,
+            FolioList,
+            Mover,
+            NewFolio,
+            Source, //
+        },
+        node, //
+    },
+    walk::Lists, //
+};
+
+/// No room for small pages, and none for large ones, of a node: as a source in this pass, as a
+/// destination after some reclaim in this batch.
+const SOURCE_SMALL: u8 = 1;
+const SOURCE_LARGE: u8 = 2;
+const TIRED_SMALL: u8 = 4;
+const TIRED_LARGE: u8 = 8;
+
+/// A new folio that has not been given back.
+struct Placed {
+    src: usize,
+    pfn: usize,
+    nr_pages: usize,
+    fallback: bool,
+}
+
+/// Moves the folios of a batch to where the map says.
+pub(crate) struct Migration<'a> {
+    map: &'a Map,
+    frames: &'a Frames,
+    batch: &'a mut Batch,
+    strict: bool,
+    scratch: &'a mut Scratch,
+    /// Some folio found no room in this pass.
+    short: bool,
+    /// Memory for bookkeeping ran out.
+    pub(crate) broke: bool,
+}
+
+/// Memory that is used for one batch after the other.
+pub(crate) struct Scratch {
+    placed: KVVec<Placed>,
+    nodes: KVVec<u8>,
+    parked: FolioList,
+    sorted: FolioList,
+    hand: FolioList,
+}
+
+impl Scratch {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            placed: KVVec::new(),
+            nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL)?,
+            parked: FolioList::new()?,
+            sorted: FolioList::new()?,
+            hand: FolioList::new()?,
+        })
+    }
+}
+
+impl<'a> Migration<'a> {
+    /// Prepares to move `batch`.
+    pub(crate) fn new(
+        map: &'a Map,
+        frames: &'a Frames,
+        batch: &'a mut Batch,
+        strict: bool,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        scratch.placed.clear();
+        scratch.nodes.fill(0);
+        Self {
+            map,
+            frames,
+            batch,
+            strict,
+            scratch,
+            short: false,
+            broke: false,
+        }
+    }
+
+    /// Moves what can be moved, puts the rest back, and notes in the batch what became of each.
+    pub(crate) fn run(&mut self, lists: &mut Lists) {
+        self.pass(&mut lists.plain);
+        self.pass(&mut lists.huge);
+        for placed in self.scratch.placed.iter().filter(|p| p.fallback) {
+            self.batch
+                .note_fallback(placed.src, placed.nr_pages as u64);
+        }
+    }
+
+    /// Moves one list.
+    ///
+    /// The kernel gives a list up at the first folio without room. So folios whose destinations are
+    /// full are parked, and the others go on; what they free may be what the parked ones need.
+    fn pass(&mut self, list: &mut FolioList) {
+        let mut drained = false;
+        let mut parked_at = 0;
+        loop {
+            if list.is_empty() {
+                if self.scratch.parked.is_empty() || self.scratch.placed.len() <= parked_at {
+                    break;
+                }
+                list.append(&mut self.scratch.parked);
+                parked_at = self.scratch.placed.len();
+            }
+            let before = self.scratch.placed.len();
+            self.short = false;
+            for node in self.scratch.nodes.iter_mut() {
+                *node &= !(SOURCE_SMALL | SOURCE_LARGE);
+            }
+            list.migrate(self);
+            if !self.short {
+                self.give_up(list, Reason::Busy);
+            } else if self.scratch.placed.len() > before {
+                // Pages moved, so pages were freed: worth another look.
+            } else if !drained {
+                // Freed pages may wait in the caches of other CPUs while their node looks full.
+                shim::folio::drain_free();
+                drained = true;
+            } else {
+                self.park(list);
+                parked_at = self.scratch.placed.len();
+            }
+        }
+        list.append(&mut self.scratch.parked);
+        let reason = if self.broke {
+            Reason::Busy
+        } else {
+            Reason::NoMemory
+        };
+        self.give_up(list, reason);
+    }
+
+    /// Sets those aside that found no room in the last pass; all of them if it cannot be told.
+    fn park(&mut self, list: &mut FolioList) {
+        let mut any = false;
+        while let Some(folio) = list.shift(&mut self.scratch.hand) {
+            let flag = if folio.large {
+                SOURCE_LARGE
+            } else {
+                SOURCE_SMALL
+            };
+            let full = self
+                .scratch
+                .nodes
+                .get(folio.node)
+                .is_some_and(|n| n & flag != 0);
+            if full {
+                any = true;
+                self.scratch.parked.append(&mut self.scratch.hand);
+            } else {
+                self.scratch.sorted.append(&mut self.scratch.hand);
+            }
+        }
+        if any {
+            list.append(&mut self.scratch.sorted);
+        } else {
+            self.scratch.parked.append(&mut self.scratch.sorted);
+        }
+    }
+
+    /// Notes why the folios of `list` stay, and puts them back.
+    fn give_up(&mut self, list: &mut FolioList, reason: Reason) {
+        while let Some(folio) = list.shift(&mut self.scratch.sorted) {
+            let reason = if folio.pinned { Reason::Pinned } else { reason };
+            self.batch.note_left(folio.pfn, folio.nr_pages, reason);
+        }
+        self.scratch.sorted.put_back();
+    }
+
+    fn mark_node(&mut self, node: usize, flag: u8) {
+        if let Some(flags) = self.scratch.nodes.get_mut(node) {
+            *flags |= flag;
+        }
+    }
+
+    /// Looks for room on one node: what is free first, then, until that failed once in this batch,
+    /// with a little reclaim.
+    fn allocate_on(&mut self, src: &Source<'_>, node: u16, order: u32) -> Option<NewFolio> {
+        let tired = if order == 0 { TIRED_SMALL } else { TIRED_LARGE };
+        let index = usize::from(node);
+        if let Some(folio) = src.allocate(node, order, Effort::None) {
+            return Some(folio);
+        }
+        if self
+            .scratch
+            .nodes
+            .get(index)
+            .is_some_and(|n| n & tired != 0)
+        {
+            return None;
+        }
+        let folio = src.allocate(node, order, Effort::Light);
+        if folio.is_none() {
+            self.mark_node(index, tired);
+        }
+        folio
+    }
+
+    /// Looks for room on one node after the other.
+    fn allocate(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
+        let order = src.order();
+        let splits = order > 0 && !src.is_hugetlb();
+        let mut last = None;
+        while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
+            if let Some(folio) = self.allocate_on(src, next.node, order) {
+                return Some((folio, next.fallback));
+            }
+            if splits && src.allocate(next.node, 0, Effort::None).is_some() {
+                // The node is not full, just fragmented: the folio's pages have room here when
+                // the kernel has split it.
+                return None;
+            }
+            last = Some(next);
+        }
+        None
+    }
+
+    /// Remembers a new folio, for its frames and for what `src` becomes.
+    fn remember(&mut self, src: usize, folio: &NewFolio, fallback: bool) -> Result {
+        let placed = Placed {
+            src,
+            pfn: folio.pfn(),
+            nr_pages: folio.nr_pages(),
+            fallback,
+        };
+        self.scratch.placed.reserve(1, GFP_KERNEL)?;
+        self.frames.mark(placed.pfn, placed.nr_pages)?;
+        self.scratch
+            .placed
+            .push_within_capacity(placed)
+            .map_err(|_| ENOMEM)
+    }
+}
+
+impl Mover for Migration<'_> {
+    fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio> {
+        let pfn = src.pfn();
+        if let Some((folio, fallback)) = self.allocate(src) {
+            if self.remember(pfn, &folio, fallback).is_ok() {
+                self.batch.note_room(pfn, true);
+                return Some(folio);
+            }
+            self.broke = true;
+        } else {
+            self.batch.note_room(pfn, false);
+        }
+        self.short = true;
+        let large = src.order() > 0;
+        self.mark_node(
+            src.node(),
+            if large { SOURCE_LARGE } else { SOURCE_SMALL },
+        );
+        None
+    }
+
+    fn unused(&mut self, folio: NewFolio) {
+        let pfn = folio.pfn();
+        let placed = &mut self.scratch.placed;
+        if let Some(at) = placed.iter().rposition(|p| p.pfn == pfn) {
+            self.frames.unmark(pfn, folio.nr_pages());
+            // Order does not matter: the last one takes its place.
+            if let Some(last) = placed.pop() {
+                if let Some(slot) = placed.get_mut(at) {
+                    *slot = last;
+                }
+            }
+        }
+    }
+}

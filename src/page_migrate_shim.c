@@ -1,0 +1,755 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C half of page_migrate: it reaches what Rust cannot, and decides nothing.
+ *
+ * Kernel functions that are not exported are found by name when the module is
+ * loaded and called through static calls. A static call is a direct call, which
+ * also works where indirect branch tracking has sealed the function's entry.
+ */
+#define pr_fmt(fmt) "page_migrate: " fmt
+
+#include <linux/capability.h>
+#include <linux/cpuset.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/hugetlb.h>
+#include <linux/kprobes.h>
+#include <linux/leafops.h>
+#include <linux/memory_hotplug.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pagewalk.h>
+#include <linux/pid.h>
+#include <linux/ptrace.h>
+#include <linux/rmap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/static_call.h>
+#include <linux/workqueue.h>
+#include <linux/xattr.h>
+
+#include "page_migrate_shim.h"
+
+/* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
+#define PM_WALK_STEPS	128
+
+#define PM_SYMBOLS(X)							       \
+	X(__pmd_trans_huge_lock, spinlock_t *,				       \
+	  (pmd_t *, struct vm_area_struct *))				       \
+	X(alloc_hugetlb_folio_nodemask, struct folio *,			       \
+	  (struct hstate *, int, nodemask_t *, gfp_t, bool))		       \
+	X(cpuset_mems_allowed, nodemask_t, (struct task_struct *))	       \
+	X(drain_all_pages, void, (struct zone *))			       \
+	X(isolate_folio_to_list, bool, (struct folio *, struct list_head *))   \
+	X(lru_add_drain_all, void, (void))				       \
+	X(migrate_pages, int,						       \
+	  (struct list_head *, new_folio_t, free_folio_t, unsigned long,       \
+	   enum migrate_mode, enum migrate_reason, unsigned int *))	       \
+	X(pidfd_get_task, struct task_struct *, (int, unsigned int *))	       \
+	X(pte_offset_map_lock, pte_t *,					       \
+	  (struct mm_struct *, pmd_t *, unsigned long, spinlock_t **))	       \
+	X(ptrace_may_access, bool, (struct task_struct *, unsigned int))       \
+	X(putback_movable_pages, void, (struct list_head *))		       \
+	X(security_task_movememory, int, (struct task_struct *))	       \
+	X(size_to_hstate, struct hstate *, (unsigned long))		       \
+	X(vm_normal_folio, struct folio *,				       \
+	  (struct vm_area_struct *, unsigned long, pte_t))		       \
+	X(vm_normal_folio_pmd, struct folio *,				       \
+	  (struct vm_area_struct *, unsigned long, pmd_t))		       \
+	X(vma_is_secretmem, bool, (struct vm_area_struct *))		       \
+	X(vma_migratable, bool, (struct vm_area_struct *))		       \
+	X(walk_page_range, int,						       \
+	  (struct mm_struct *, unsigned long, unsigned long,		       \
+	   const struct mm_walk_ops *, void *))
+
+#define PM_DECLARE(name, ret, args)					       \
+	typedef ret pm_fn_##name args;					       \
+	extern ret pm_ref_##name args;					       \
+	DEFINE_STATIC_CALL_NULL(pm_call_##name, pm_ref_##name);
+PM_SYMBOLS(PM_DECLARE)
+
+#define pm_call(name)	static_call(pm_call_##name)
+
+static unsigned long (*pm_lookup)(const char *name);
+
+static noinline unsigned long pm_find(const char *name)
+{
+	unsigned long addr = pm_lookup(name);
+
+	if (!addr)
+		pr_err("this kernel has no %s\n", name);
+	return addr;
+}
+
+/**
+ * pm_shim_bind() - find every kernel function that the shim calls
+ *
+ * Return: 0, or -ENOENT after one message that names what is missing.
+ */
+int pm_shim_bind(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	unsigned long addr;
+	int err;
+
+	err = register_kprobe(&probe);
+	if (err) {
+		pr_err("cannot look kernel functions up: no probe on %s (%d)\n",
+		       probe.symbol_name, err);
+		return err;
+	}
+	pm_lookup = (void *)probe.addr;
+	unregister_kprobe(&probe);
+
+#define PM_BIND(name, ret, args)					       \
+	addr = pm_find(#name);						       \
+	if (!addr)							       \
+		return -ENOENT;						       \
+	static_call_update(pm_call_##name, (pm_fn_##name *)addr);
+	PM_SYMBOLS(PM_BIND)
+	return 0;
+}
+
+/**
+ * pm_shim_task_by_pid() - find a thread
+ * @pid: its ID in the caller's PID namespace; 0 is the caller
+ *
+ * Return: the thread with a reference, or NULL.
+ */
+struct task_struct *pm_shim_task_by_pid(pid_t pid)
+{
+	struct task_struct *task;
+	struct pid *ref;
+
+	if (!pid)
+		return get_task_struct(current);
+	ref = find_get_pid(pid);
+	task = get_pid_task(ref, PIDTYPE_PID);
+	put_pid(ref);
+	return task;
+}
+
+/**
+ * pm_shim_task_by_pidfd() - find the process of a pidfd
+ * @pidfd: the descriptor
+ *
+ * Return: the process with a reference, or an error pointer.
+ */
+struct task_struct *pm_shim_task_by_pidfd(int pidfd)
+{
+	unsigned int flags;
+
+	return pm_call(pidfd_get_task)(pidfd, &flags);
+}
+
+/**
+ * pm_shim_task_alive() - find a thread of the process that still has memory
+ * @task: any thread of it, dead or alive; preferred if it has memory
+ *
+ * Return: the thread with a reference, or NULL if all are gone.
+ */
+struct task_struct *pm_shim_task_alive(struct task_struct *task)
+{
+	struct task_struct *thread, *found = NULL;
+
+	rcu_read_lock();
+	if (READ_ONCE(task->mm)) {
+		found = get_task_struct(task);
+	} else if (pid_alive(task)) {
+		for_each_thread(task, thread) {
+			if (!READ_ONCE(thread->mm))
+				continue;
+			found = get_task_struct(thread);
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+bool pm_shim_task_is_kernel(struct task_struct *task)
+{
+	return task->flags & PF_KTHREAD;
+}
+
+/* Whether the whole process has exited or has been told to. */
+bool pm_shim_task_is_dead(struct task_struct *task)
+{
+	return (READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT) ||
+	       !atomic_read(&task->signal->live);
+}
+
+int pm_shim_task_lock_exec(struct task_struct *task)
+{
+	return down_read_killable(&task->signal->exec_update_lock);
+}
+
+void pm_shim_task_unlock_exec(struct task_struct *task)
+{
+	up_read(&task->signal->exec_update_lock);
+}
+
+bool pm_shim_task_may_access(struct task_struct *task)
+{
+	return pm_call(ptrace_may_access)(task, PTRACE_MODE_READ_REALCREDS);
+}
+
+int pm_shim_task_may_move(struct task_struct *task)
+{
+	return pm_call(security_task_movememory)(task);
+}
+
+void pm_shim_task_mems_allowed(struct task_struct *task, u8 *allowed,
+			       unsigned int nr_nodes)
+{
+	nodemask_t mems = pm_call(cpuset_mems_allowed)(task);
+	unsigned int nid;
+
+	for (nid = 0; nid < nr_nodes; nid++)
+		allowed[nid] = node_isset(nid, mems);
+}
+
+struct mm_struct *pm_shim_task_mm(struct task_struct *task)
+{
+	return get_task_mm(task);
+}
+
+bool pm_shim_capable_nice(void)
+{
+	return capable(CAP_SYS_NICE);
+}
+
+unsigned long pm_shim_mm_size(struct mm_struct *mm)
+{
+	return mm->task_size;
+}
+
+bool pm_shim_mm_is_last_user(struct mm_struct *mm)
+{
+	return atomic_read(&mm->mm_users) <= 1;
+}
+
+/* One walk under one hold of mmap_lock. */
+struct pm_walk_state {
+	struct pm_walk *walk;
+	void *sink;
+	unsigned int steps;
+	u32 folio_flags;
+};
+
+/*
+ * At each step: whether to stop at @resume, so that others get mmap_lock. The
+ * first step never stops, or a busy lock would keep the walk where it is.
+ */
+static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
+{
+	struct pm_walk_state *st = mw->private;
+
+	cond_resched();
+	if (!st->steps++)
+		return 0;
+	if (st->steps < PM_WALK_STEPS && !mmap_lock_is_contended(mw->mm))
+		return 0;
+	st->walk->resume = resume;
+	return 1;
+}
+
+static bool pm_folio_is_pinned(struct folio *folio)
+{
+	if (folio_test_large(folio))
+		return folio_maybe_dma_pinned(folio);
+	/* Many mappings look like a pin to folio_maybe_dma_pinned(). */
+	return folio_ref_count(folio) - folio_expected_ref_count(folio) >=
+	       GUP_PIN_COUNTING_BIAS;
+}
+
+/*
+ * Memory that a driver put into a mapping belongs to no file and is not
+ * anonymous. It is not the process's to move, and is not counted.
+ */
+static bool pm_folio_is_user(struct folio *folio)
+{
+	return folio && !folio_is_zone_device(folio) &&
+	       !folio_test_reserved(folio) &&
+	       (folio_test_anon(folio) || folio_test_hugetlb(folio) ||
+		folio_mapping(folio));
+}
+
+static void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
+{
+	if (folio_test_anon(folio))
+		flags |= PM_FOLIO_ANON;
+	if (folio_test_large(folio))
+		flags |= PM_FOLIO_LARGE;
+	if (folio_test_hugetlb(folio))
+		flags |= PM_FOLIO_HUGETLB;
+	if (folio_maybe_mapped_shared(folio))
+		flags |= PM_FOLIO_SHARED;
+	if (pm_folio_is_pinned(folio))
+		flags |= PM_FOLIO_PINNED;
+	out->folio = folio;
+	out->pfn = folio_pfn(folio);
+	out->nr_pages = folio_nr_pages(folio);
+	out->nid = folio_nid(folio);
+	out->flags = flags;
+}
+
+/* Hand a run of pages of one folio over. Return: 1 to stop at @addr. */
+static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
+		       unsigned long index, unsigned long mapped,
+		       unsigned long addr)
+{
+	struct pm_walk_state *st = mw->private;
+	struct pm_folio facts;
+
+	pm_folio_facts(&facts, folio, flags | st->folio_flags);
+	facts.index = index;
+	facts.mapped = mapped;
+	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
+		return 0;
+	st->walk->resume = addr;
+	return 1;
+}
+
+/* The same for pages that somebody else is moving. */
+static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
+			     unsigned long mapped, unsigned long addr)
+{
+	struct pm_walk_state *st = mw->private;
+	struct pm_folio facts = {
+		.pfn = softleaf_to_pfn(entry),
+		.nr_pages = mapped,
+		.mapped = mapped,
+		.flags = PM_FOLIO_MIGRATING,
+	};
+
+	facts.nid = page_to_nid(pfn_to_page(facts.pfn));
+	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
+		return 0;
+	st->walk->resume = addr;
+	return 1;
+}
+
+static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
+			    unsigned long end)
+{
+	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	struct folio *folio;
+
+	if (!pmd_present(pmd)) {
+		const softleaf_t entry = softleaf_from_pmd(pmd);
+
+		if (softleaf_is_migration(entry))
+			return pm_walk_migrating(mw, entry, nr, addr);
+		return 0;
+	}
+	folio = pm_call(vm_normal_folio_pmd)(mw->vma, addr, pmd);
+	if (!pm_folio_is_user(folio))
+		return 0;
+	return pm_walk_run(mw, folio, 0, pmd_pfn(pmd) - folio_pfn(folio) +
+			   ((addr & ~PMD_MASK) >> PAGE_SHIFT), nr, addr);
+}
+
+static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
+		       struct mm_walk *mw)
+{
+	struct folio *run = NULL, *folio;
+	unsigned long run_addr = addr, run_index = 0, run_len = 0, index;
+	pte_t *first, *pte;
+	spinlock_t *ptl;
+	int stop = 0;
+
+	if (pmd_is_huge(*pmd)) {
+		ptl = pm_call(__pmd_trans_huge_lock)(pmd, mw->vma);
+		if (ptl) {
+			stop = pm_walk_huge_pmd(mw, *pmd, addr, end);
+			spin_unlock(ptl);
+			return stop ?: pm_walk_pause(mw, end);
+		}
+	}
+
+	first = pte = pm_call(pte_offset_map_lock)(mw->mm, pmd, addr, &ptl);
+	if (!pte) {
+		mw->action = ACTION_AGAIN;
+		return 0;
+	}
+	for (; addr != end; addr += PAGE_SIZE, pte++) {
+		pte_t val = ptep_get(pte);
+
+		folio = NULL;
+		if (pte_present(val)) {
+			folio = pm_call(vm_normal_folio)(mw->vma, addr, val);
+			if (!pm_folio_is_user(folio))
+				folio = NULL;
+		}
+		index = folio ? pte_pfn(val) - folio_pfn(folio) : 0;
+		if (folio && folio == run && index == run_index + run_len) {
+			run_len++;
+			continue;
+		}
+		if (run) {
+			stop = pm_walk_run(mw, run, 0, run_index, run_len,
+					   run_addr);
+			if (stop)
+				goto out;
+		}
+		run = folio;
+		run_addr = addr;
+		run_index = index;
+		run_len = 1;
+		if (!pte_present(val) && !pte_none(val)) {
+			const softleaf_t entry = softleaf_from_pte(val);
+
+			if (softleaf_is_migration(entry))
+				stop = pm_walk_migrating(mw, entry, 1, addr);
+			if (stop)
+				goto out;
+		}
+	}
+	if (run)
+		stop = pm_walk_run(mw, run, 0, run_index, run_len, run_addr);
+out:
+	pte_unmap_unlock(first, ptl);
+	return stop ?: pm_walk_pause(mw, end);
+}
+
+#ifdef CONFIG_HUGETLB_PAGE
+static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
+			   unsigned long end, struct mm_walk *mw)
+{
+	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	struct folio *folio;
+	spinlock_t *ptl;
+	int stop = 0;
+	pte_t val;
+
+	ptl = huge_pte_lock(hstate_vma(mw->vma), mw->mm, pte);
+	val = huge_ptep_get(mw->mm, addr & hmask, pte);
+	if (pte_present(val)) {
+		folio = pfn_folio(pte_pfn(val));
+		stop = pm_walk_run(mw, folio, hugetlb_pmd_shared(pte) ?
+				   PM_FOLIO_SHARED : 0,
+				   (addr & ~hmask) >> PAGE_SHIFT, nr, addr);
+	} else if (!huge_pte_none(val)) {
+		const softleaf_t entry = softleaf_from_pte(val);
+
+		if (softleaf_is_migration(entry))
+			stop = pm_walk_migrating(mw, entry, nr, addr);
+	}
+	spin_unlock(ptl);
+	return stop ?: pm_walk_pause(mw, end);
+}
+#endif
+
+static int pm_walk_test(unsigned long start, unsigned long end,
+			struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+	struct vm_area_struct *vma = mw->vma;
+	struct pm_vma facts = {};
+
+	if (pm_walk_pause(mw, start))
+		return -EAGAIN;
+	/*
+	 * Device memory, and what the kernel itself maps without a file: the
+	 * vdso and its data.
+	 */
+	if ((vma->vm_flags & (VM_IO | VM_PFNMAP)) ||
+	    (!vma->vm_file && vma->vm_ops))
+		return 1;
+	st->folio_flags = 0;
+	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
+		st->folio_flags = PM_FOLIO_UNMOVABLE;
+	if (vma->vm_file)
+		facts.inode = file_inode(vma->vm_file);
+	if (vma->vm_flags & VM_WRITE)
+		facts.flags |= PM_VMA_WRITE;
+
+	switch (page_migrate_walk_vma(st->sink, &facts)) {
+	case PM_STEP_ON:
+		return 0;
+	case PM_STEP_SKIP:
+		return 1;
+	default:
+		st->walk->resume = start;
+		st->walk->file = get_file(vma->vm_file);
+		return -EAGAIN;
+	}
+}
+
+static const struct mm_walk_ops pm_walk_ops = {
+	.pmd_entry	= pm_walk_pmd,
+#ifdef CONFIG_HUGETLB_PAGE
+	.hugetlb_entry	= pm_walk_hugetlb,
+#endif
+	.test_walk	= pm_walk_test,
+	.walk_lock	= PGWALK_RDLOCK,
+};
+
+/**
+ * pm_shim_mm_walk() - show the present pages of a range to the Rust half
+ * @mm: address space, with a user reference
+ * @start: first address, page-aligned
+ * @end: address after the last, page-aligned, above @start
+ * @sink: handed to page_migrate_walk_vma() and page_migrate_walk_folio()
+ * @walk: out
+ *
+ * Takes mmap_lock for reading for a bounded time.
+ *
+ * Return: an &enum pm_end, or -EINTR if the caller is being killed.
+ */
+int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
+		    unsigned long end, void *sink, struct pm_walk *walk)
+{
+	struct pm_walk_state st = { .walk = walk, .sink = sink };
+	int stopped;
+
+	walk->file = NULL;
+	walk->resume = end;
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	stopped = pm_call(walk_page_range)(mm, start, end, &pm_walk_ops, &st);
+	mmap_read_unlock(mm);
+	if (walk->file)
+		return PM_END_FILE;
+	return stopped ? PM_END_STOP : PM_END_RANGE;
+}
+
+struct inode *pm_shim_file_inode(struct file *file)
+{
+	return file_inode(file);
+}
+
+void pm_shim_file_put(struct file *file)
+{
+	fput(file);
+}
+
+/**
+ * pm_shim_file_xattr() - read an extended attribute, whoever the caller is
+ * @file: the file
+ * @name: full name of the attribute
+ * @value: out
+ * @size: size of @value in bytes
+ *
+ * May sleep for as long as the file system likes: hold no lock.
+ *
+ * Return: bytes read, or an errno; -ERANGE if the value is larger than @size.
+ */
+ssize_t pm_shim_file_xattr(struct file *file, const char *name, void *value,
+			   size_t size)
+{
+	struct dentry *dentry = file_dentry(file);
+
+	return __vfs_getxattr(dentry, d_inode(dentry), name, value, size);
+}
+
+unsigned int pm_shim_nr_nodes(void)
+{
+	return nr_node_ids;
+}
+
+unsigned int pm_shim_node_state(unsigned int nid)
+{
+	return (node_possible(nid) ? PM_NODE_POSSIBLE : 0) |
+	       (node_state(nid, N_MEMORY) ? PM_NODE_MEMORY : 0);
+}
+
+unsigned int pm_shim_node_distance(unsigned int from, unsigned int to)
+{
+	return node_distance(from, to);
+}
+
+void pm_shim_list_init(struct list_head *list)
+{
+	INIT_LIST_HEAD(list);
+}
+
+bool pm_shim_list_is_empty(const struct list_head *list)
+{
+	return list_empty(list);
+}
+
+/* Move the first folio of @from to the end of @to. Return: false if none. */
+bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
+			struct pm_folio *out)
+{
+	struct folio *folio = list_first_entry_or_null(from, struct folio, lru);
+
+	if (!folio)
+		return false;
+	pm_folio_facts(out, folio, 0);
+	out->index = 0;
+	out->mapped = 0;
+	list_move_tail(&folio->lru, to);
+	return true;
+}
+
+void pm_shim_list_put_back(struct list_head *list)
+{
+	pm_call(putback_movable_pages)(list);
+}
+
+void pm_shim_list_splice(struct list_head *from, struct list_head *to)
+{
+	list_splice_tail_init(from, to);
+}
+
+/**
+ * pm_shim_folio_isolate() - take a folio off its LRU list or hugetlb pool
+ * @folio: a folio that is mapped, under that mapping's page-table lock
+ * @list: where it goes
+ *
+ * Return: 0; -EAGAIN if it is not on an LRU list yet; -EBUSY if somebody else
+ * has it.
+ */
+int pm_shim_folio_isolate(struct folio *folio, struct list_head *list)
+{
+	bool on_list = folio_test_hugetlb(folio) || folio_test_lru(folio);
+
+	if (pm_call(isolate_folio_to_list)(folio, list))
+		return 0;
+	return on_list ? -EBUSY : -EAGAIN;
+}
+
+/**
+ * pm_shim_folio_alloc() - allocate a folio on one node and no other
+ * @src: the folio that it is to replace
+ * @nid: the node
+ * @order: order of the folio; that of @src or less
+ * @effort: how hard to try; never the OOM killer
+ *
+ * Return: the folio with a reference, or NULL.
+ */
+struct folio *pm_shim_folio_alloc(struct folio *src, unsigned int nid,
+				  unsigned int order, enum pm_effort effort)
+{
+	gfp_t gfp = __GFP_THISNODE | __GFP_NOWARN | __GFP_NORETRY;
+
+	if (folio_test_hugetlb(src)) {
+		struct hstate *h = pm_call(size_to_hstate)(folio_size(src));
+
+		/* Gigantic pages come from the pool, not from movable zones. */
+		gfp |= hstate_is_gigantic(h) ? GFP_HIGHUSER : GFP_HIGHUSER_MOVABLE;
+		if (effort == PM_EFFORT_NONE)
+			gfp &= ~__GFP_DIRECT_RECLAIM;
+		return pm_call(alloc_hugetlb_folio_nodemask)(h, nid, NULL, gfp,
+							     true);
+	}
+	gfp |= order ? GFP_TRANSHUGE_LIGHT : GFP_HIGHUSER_MOVABLE;
+	if (effort == PM_EFFORT_NONE)
+		gfp &= ~__GFP_DIRECT_RECLAIM;
+	else
+		gfp |= __GFP_DIRECT_RECLAIM;
+	return __folio_alloc(gfp, order, nid, NULL);
+}
+
+unsigned long pm_shim_folio_pfn(struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
+unsigned long pm_shim_folio_nr_pages(struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+unsigned int pm_shim_folio_order(struct folio *folio)
+{
+	return folio_order(folio);
+}
+
+bool pm_shim_folio_is_hugetlb(struct folio *folio)
+{
+	return folio_test_hugetlb(folio);
+}
+
+int pm_shim_folio_nid(struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
+void pm_shim_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+static struct folio *pm_new_folio(struct folio *src, unsigned long private)
+{
+	return page_migrate_new_folio((void *)private, src);
+}
+
+static void pm_free_folio(struct folio *dst, unsigned long private)
+{
+	page_migrate_free_folio((void *)private, dst);
+}
+
+/**
+ * pm_shim_migrate() - migrate a list of isolated folios
+ * @list: the folios; afterwards those that were not migrated
+ * @mover: handed to page_migrate_new_folio() and page_migrate_free_folio()
+ */
+void pm_shim_migrate(struct list_head *list, void *mover)
+{
+	pm_call(migrate_pages)(list, pm_new_folio, pm_free_folio,
+			       (unsigned long)mover, MIGRATE_SYNC_LIGHT,
+			       MR_SYSCALL, NULL);
+}
+
+/* Bring recently used folios of all CPUs to the LRU lists. */
+void pm_shim_drain_lru(void)
+{
+	pm_call(lru_add_drain_all)();
+}
+
+/* Give free pages that CPUs keep for themselves back to their nodes. */
+void pm_shim_drain_free(void)
+{
+	pm_call(drain_all_pages)(NULL);
+}
+
+static struct workqueue_struct *pm_workqueue;
+
+int pm_shim_workers_start(void)
+{
+	pm_workqueue = alloc_workqueue("page_migrate", WQ_UNBOUND, 0);
+	return pm_workqueue ? 0 : -ENOMEM;
+}
+
+void pm_shim_workers_stop(void)
+{
+	destroy_workqueue(pm_workqueue);
+}
+
+struct pm_work {
+	struct work_struct work;
+	void *job;
+};
+
+static void pm_work_run(struct work_struct *work)
+{
+	page_migrate_run(container_of(work, struct pm_work, work)->job);
+}
+
+/**
+ * pm_shim_run_everywhere() - run page_migrate_run() where all nodes are allowed
+ * @job: handed to page_migrate_run()
+ *
+ * The caller's own cpuset would restrict where pages can be allocated. Kernel
+ * threads have no such limit. Returns when the job is done.
+ */
+void pm_shim_run_everywhere(void *job)
+{
+	struct pm_work on_stack = { .job = job };
+
+	if (nodes_subset(node_states[N_MEMORY], cpuset_current_mems_allowed)) {
+		page_migrate_run(job);
+		return;
+	}
+	INIT_WORK_ONSTACK(&on_stack.work, pm_work_run);
+	queue_work(pm_workqueue, &on_stack.work);
+	flush_work(&on_stack.work);
+	destroy_work_on_stack(&on_stack.work);
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the Rust half of page_migrate needs from the kernel and cannot reach:
+ * functions that are not exported, page-table iteration, macros and inline
+ * functions. The shim has no policy and no state of its own.
+ */
+#ifndef _PAGE_MIGRATE_SHIM_H
+#define _PAGE_MIGRATE_SHIM_H
+
+#include <linux/types.h>
+
+struct file;
+struct folio;
+struct inode;
+struct list_head;
+struct mm_struct;
+struct task_struct;
+
+/* Facts about a VMA that the walk enters. */
+#define PM_VMA_WRITE		1U	/* the mapping may be written to */
+
+struct pm_vma {
+	struct inode *inode;		/* NULL for anonymous memory */
+	u32 flags;			/* PM_VMA_* */
+};
+
+/* Facts about a folio, valid while its page-table lock is held. */
+#define PM_FOLIO_ANON		1U	/* anonymous memory */
+#define PM_FOLIO_LARGE		2U	/* more than one page */
+#define PM_FOLIO_HUGETLB	4U	/* from a hugetlb pool */
+#define PM_FOLIO_SHARED		8U	/* perhaps mapped by another process */
+#define PM_FOLIO_PINNED		16U	/* pinned for DMA */
+#define PM_FOLIO_UNMOVABLE	32U	/* can never be moved */
+#define PM_FOLIO_MIGRATING	64U	/* being moved by somebody else: no folio */
+
+struct pm_folio {
+	struct folio *folio;		/* NULL with PM_FOLIO_MIGRATING */
+	unsigned long pfn;		/* frame of the folio's first page */
+	unsigned long nr_pages;		/* pages of the folio */
+	unsigned long index;		/* first mapped page, within the folio */
+	unsigned long mapped;		/* pages mapped here, one after another */
+	int nid;			/* node that the folio is on */
+	u32 flags;			/* PM_FOLIO_* */
+};
+
+/* What the Rust half answers to a VMA or a folio. */
+enum pm_step {
+	PM_STEP_ON,			/* go on */
+	PM_STEP_SKIP,			/* VMA: leave it out */
+	PM_STEP_STOP,			/* stop before this one */
+};
+
+/* How a walk ended. */
+enum pm_end {
+	PM_END_RANGE,			/* at the end of the range */
+	PM_END_STOP,			/* at @resume, as asked or to let others in */
+	PM_END_FILE,			/* at @resume, since a file is not known yet */
+};
+
+struct pm_walk {
+	unsigned long resume;		/* out: where to go on */
+	struct file *file;		/* out: with PM_END_FILE, a reference */
+};
+
+/* Node facts. */
+#define PM_NODE_POSSIBLE	1U	/* may exist on this machine */
+#define PM_NODE_MEMORY		2U	/* has memory now */
+
+/* Ways to look for a destination. */
+enum pm_effort {
+	PM_EFFORT_NONE,			/* take what is free */
+	PM_EFFORT_LIGHT,		/* one round of reclaim or compaction */
+};
+
+int pm_shim_bind(void);
+
+struct task_struct *pm_shim_task_by_pid(pid_t pid);
+struct task_struct *pm_shim_task_by_pidfd(int pidfd);
+struct task_struct *pm_shim_task_alive(struct task_struct *task);
+bool pm_shim_task_is_kernel(struct task_struct *task);
+bool pm_shim_task_is_dead(struct task_struct *task);
+int pm_shim_task_lock_exec(struct task_struct *task);
+void pm_shim_task_unlock_exec(struct task_struct *task);
+bool pm_shim_task_may_access(struct task_struct *task);
+int pm_shim_task_may_move(struct task_struct *task);
+void pm_shim_task_mems_allowed(struct task_struct *task, u8 *allowed,
+			       unsigned int nr_nodes);
+struct mm_struct *pm_shim_task_mm(struct task_struct *task);
+bool pm_shim_capable_nice(void);
+
+unsigned long pm_shim_mm_size(struct mm_struct *mm);
+bool pm_shim_mm_is_last_user(struct mm_struct *mm);
+int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
+		    unsigned long end, void *sink, struct pm_walk *walk);
+
+struct inode *pm_shim_file_inode(struct file *file);
+void pm_shim_file_put(struct file *file);
+ssize_t pm_shim_file_xattr(struct file *file, const char *name, void *value,
+			   size_t size);
+
+unsigned int pm_shim_nr_nodes(void);
+unsigned int pm_shim_node_state(unsigned int nid);
+unsigned int pm_shim_node_distance(unsigned int from, unsigned int to);
+
+void pm_shim_list_init(struct list_head *list);
+bool pm_shim_list_is_empty(const struct list_head *list);
+bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
+			struct pm_folio *out);
+void pm_shim_list_put_back(struct list_head *list);
+void pm_shim_list_splice(struct list_head *from, struct list_head *to);
+int pm_shim_folio_isolate(struct folio *folio, struct list_head *list);
+struct folio *pm_shim_folio_alloc(struct folio *src, unsigned int nid,
+				  unsigned int order, enum pm_effort effort);
+unsigned long pm_shim_folio_pfn(struct folio *folio);
+unsigned long pm_shim_folio_nr_pages(struct folio *folio);
+unsigned int pm_shim_folio_order(struct folio *folio);
+bool pm_shim_folio_is_hugetlb(struct folio *folio);
+int pm_shim_folio_nid(struct folio *folio);
+void pm_shim_folio_put(struct folio *folio);
+void pm_shim_migrate(struct list_head *list, void *mover);
+void pm_shim_drain_lru(void);
+void pm_shim_drain_free(void);
+
+int pm_shim_workers_start(void);
+void pm_shim_workers_stop(void);
+void pm_shim_run_everywhere(void *job);
+
+/*
+ * The Rust half, called by the shim. The first two run under a page-table
+ * lock: they neither sleep nor allocate.
+ */
+enum pm_step page_migrate_walk_vma(void *sink, const struct pm_vma *vma);
+enum pm_step page_migrate_walk_folio(void *sink, const struct pm_folio *folio);
+struct folio *page_migrate_new_folio(void *mover, struct folio *src);
+void page_migrate_free_folio(void *mover, struct folio *dst);
+void page_migrate_run(void *job);
+
+#endif /* _PAGE_MIGRATE_SHIM_H */

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe types around what the C shim reaches in the kernel.
+//!
+//! This room and its children, `bindings` and `uapi` are the only ones with `unsafe` in them, apart
+//! from the registration in `device`.
+
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
+
+use crate::bindings;
+
+pub(crate) mod file;
+pub(crate) mod folio;
+pub(crate) mod mm;
+pub(crate) mod node;
+pub(crate) mod task;
+
+/// Proof that the kernel functions that the shim calls have been found.
+///
+/// # Invariants
+///
+/// Every static call of the shim is bound, and its work queue exists.
+pub(crate) struct Kernel(());
+
+impl Kernel {
+    /// Finds every kernel function that the shim calls.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` after one line in the kernel log that names what the running kernel lacks.
+    pub(crate) fn bind() -> Result<Self> {
+        // SAFETY: Called when the module is loaded, before anything uses the static calls.
+        to_result(unsafe { bindings::pm_shim_bind() })?;
+        // SAFETY: Called once for each load, and undone in `drop`.
+        to_result(unsafe { bindings::pm_shim_workers_start() })?;
+        // INVARIANT: Both calls succeeded.
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the work queue exists. The device is gone, so nothing uses
+        // it any more.
+        unsafe { bindings::pm_shim_workers_stop() };
+    }
+}
+
+/// Runs `job` where memory of every node may be allocated, and returns when it is done.
+///
+/// The caller's own cpuset must not restrict where the pages of another process go.
+pub(crate) fn run_everywhere(mut job: &mut (dyn FnMut() + Send)) {
+    let job: *mut &mut (dyn FnMut() + Send) = &mut job;
+    // SAFETY: `job` points to a closure that lives until this returns, and `page_migrate_run` is
+    // called with it at most once before that.
+    unsafe { bindings::pm_shim_run_everywhere(job.cast()) };
+}
+
+/// Runs what [`run_everywhere`] was given.
+///
+/// # Safety
+///
+/// `job` must come from [`run_everywhere`], which must not have returned.
+#[no_mangle]
+unsafe extern "C" fn page_migrate_run(job: *mut kernel::ffi::c_void) {
+    // SAFETY: By the requirements, `job` points to the live reference made in `run_everywhere`,
+    // and nothing else uses it meanwhile.
+    let job = unsafe { &mut *job.cast::<&mut (dyn FnMut() + Send)>() };
+    job();
+}

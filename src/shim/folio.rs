@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Isolated folios, and their migration.
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+use kernel::{
+    ffi::c_void,
+    prelude::*,
+    types::Opaque, //
+};
+
+use crate::bindings;
+
+/// Isolated folios. What is still in the list when it is dropped goes back where it came from.
+///
+/// # Invariants
+///
+/// The list head is initialised and links isolated folios that belong to this list alone.
+pub(crate) struct FolioList(KBox<Opaque<bindings::list_head>>);
+
+// SAFETY: The folios belong to whoever holds the list, on whatever thread.
+unsafe impl Send for FolioList {}
+
+/// An isolated folio, as it stands in a list.
+pub(crate) struct Isolated {
+    /// Frame number of its first page.
+    pub(crate) pfn: usize,
+    /// Its pages.
+    pub(crate) nr_pages: usize,
+    /// The node that it is on.
+    pub(crate) node: usize,
+    /// It has more than one page.
+    pub(crate) large: bool,
+    /// It is pinned for DMA.
+    pub(crate) pinned: bool,
+}
+
+impl FolioList {
+    /// Makes an empty list.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        let head = KBox::new(Opaque::uninit(), GFP_KERNEL)?;
+        // SAFETY: The head is writable and does not move: it stays in its box.
+        unsafe { bindings::pm_shim_list_init(head.get()) };
+        // INVARIANT: The list has been initialised and is empty.
+        Ok(Self(head))
+    }
+
+    pub(super) fn as_raw(&mut self) -> *mut bindings::list_head {
+        self.0.get()
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: The list is initialised by the type invariant.
+        unsafe { bindings::pm_shim_list_is_empty(self.0.get()) }
+    }
+
+    /// Moves the first folio to the end of `to`, and tells about it.
+    pub(crate) fn shift(&mut self, to: &mut FolioList) -> Option<Isolated> {
+        let mut facts = bindings::pm_folio::default();
+        // SAFETY: Both lists are initialised by their invariants, and `facts` is writable.
+        if !unsafe { bindings::pm_shim_list_shift(self.as_raw(), to.as_raw(), &mut facts) } {
+            return None;
+        }
+        Some(Isolated {
+            pfn: facts.pfn,
+            nr_pages: facts.nr_pages,
+            node: usize::try_from(facts.nid).unwrap_or(usize::MAX),
+            large: facts.flags & bindings::PM_FOLIO_LARGE != 0,
+            pinned: facts.flags & bindings::PM_FOLIO_PINNED != 0,
+        })
+    }
+
+    /// Moves all folios of `from` to the end of this list.
+    pub(crate) fn append(&mut self, from: &mut FolioList) {
+        // SAFETY: Both lists are initialised by their invariants.
+        unsafe { bindings::pm_shim_list_splice(from.as_raw(), self.as_raw()) };
+    }
+
+    /// Puts all folios back where they came from.
+    pub(crate) fn put_back(&mut self) {
+        // SAFETY: The list is initialised and links isolated folios by the type invariant.
+        unsafe { bindings::pm_shim_list_put_back(self.as_raw()) };
+    }
+
+    /// Migrates the folios to where `mover` says. Those that were not migrated stay in the list.
+    pub(crate) fn migrate(&mut self, mut mover: &mut dyn Mover) {
+        let ctx: *mut &mut dyn Mover = &mut mover;
+        // SAFETY: The list links isolated folios by the type invariant. `ctx` lives until the call
+        // returns, and only the two functions below use it.
+        unsafe { bindings::pm_shim_migrate(self.as_raw(), ctx.cast()) };
+    }
+}
+
+impl Drop for FolioList {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            self.put_back();
+        }
+    }
+}
+
+/// How hard to look for a free page. The OOM killer is never called.
+#[derive(Clone, Copy)]
+pub(crate) enum Effort {
+    /// Take what is free.
+    None,
+    /// One round of reclaim or compaction.
+    Light,
+}
+
+/// A folio that is about to be migrated.
+pub(crate) struct Source<'a> {
+    folio: *mut bindings::folio,
+    _life: PhantomData<&'a ()>,
+}
+
+impl Source<'_> {
+    /// Frame number of its first page.
+    pub(crate) fn pfn(&self) -> usize {
+        // SAFETY: The folio is isolated, which keeps it alive.
+        unsafe { bindings::pm_shim_folio_pfn(self.folio) }
+    }
+
+    /// The node that it is on.
+    pub(crate) fn node(&self) -> usize {
+        // SAFETY: As above.
+        usize::try_from(unsafe { bindings::pm_shim_folio_nid(self.folio) }).unwrap_or(usize::MAX)
+    }
+
+    /// Its size, as a power of two of pages.
+    pub(crate) fn order(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::pm_shim_folio_order(self.folio) }
+    }
+
+    /// It is from a hugetlb pool.
+    pub(crate) fn is_hugetlb(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::pm_shim_folio_is_hugetlb(self.folio) }
+    }
+
+    /// Allocates a folio of `order` on `node` and no other, to replace this one or a part of it.
+    pub(crate) fn allocate(&self, node: u16, order: u32, effort: Effort) -> Option<NewFolio> {
+        let effort = match effort {
+            Effort::None => bindings::pm_effort_PM_EFFORT_NONE,
+            Effort::Light => bindings::pm_effort_PM_EFFORT_LIGHT,
+        };
+        // SAFETY: The folio is isolated, which keeps it alive. The node has memory, or had it when
+        // the call began; an offline node just has nothing to give.
+        let folio = unsafe {
+            bindings::pm_shim_folio_alloc(self.folio, u32::from(node), order, effort)
+        };
+        // INVARIANT: The reference is ours.
+        NonNull::new(folio).map(NewFolio)
+    }
+}
+
+/// A freshly allocated folio that nobody else uses.
+///
+/// # Invariants
+///
+/// Holds the only reference to the folio.
+pub(crate) struct NewFolio(NonNull<bindings::folio>);
+
+impl NewFolio {
+    /// Frame number of its first page.
+    pub(crate) fn pfn(&self) -> usize {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { bindings::pm_shim_folio_pfn(self.0.as_ptr()) }
+    }
+
+    /// Its pages.
+    pub(crate) fn nr_pages(&self) -> usize {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { bindings::pm_shim_folio_nr_pages(self.0.as_ptr()) }
+    }
+
+    fn into_raw(self) -> *mut bindings::folio {
+        let folio = self.0.as_ptr();
+        core::mem::forget(self);
+        folio
+    }
+}
+
+impl Drop for NewFolio {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours by the type invariant.
+        unsafe { bindings::pm_shim_folio_put(self.0.as_ptr()) };
+    }
+}
+
+/// Finds places for folios. Its methods may sleep.
+pub(crate) trait Mover {
+    /// A new folio for `src`; `None` where there is no room.
+    ///
+    /// Called again for each attempt, and for the parts of a folio that had to be split.
+    fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio>;
+    /// A new folio was not needed.
+    fn unused(&mut self, folio: NewFolio);
+}
+
+/// Asks the mover for a place.
+///
+/// # Safety
+///
+/// `mover` must come from [`FolioList::migrate`], which must not have returned. `src` must be an
+/// isolated folio.
+#[no_mangle]
+unsafe extern "C" fn page_migrate_new_folio(
+    mover: *mut c_void,
+    src: *mut bindings::folio,
+) -> *mut bindings::folio {
+    // SAFETY: By the requirements, and the kernel uses it one call at a time.
+    let mover = unsafe { &mut *mover.cast::<&mut dyn Mover>() };
+    let src = Source {
+        folio: src,
+        _life: PhantomData,
+    };
+    mover
+        .new_folio(&src)
+        .map_or(core::ptr::null_mut(), NewFolio::into_raw)
+}
+
+/// Gives a place back to the mover.
+///
+/// # Safety
+///
+/// `mover` must come from [`FolioList::migrate`], which must not have returned. `dst` must come from
+/// [`page_migrate_new_folio`] with its reference.
+#[no_mangle]
+unsafe extern "C" fn page_migrate_free_folio(mover: *mut c_void, dst: *mut bindings::folio) {
+    // SAFETY: By the requirements, and the kernel uses it one call at a time.
+    let mover = unsafe { &mut *mover.cast::<&mut dyn Mover>() };
+    if let Some(dst) = NonNull::new(dst) {
+        // INVARIANT: By the requirements the reference is handed back to us.
+        mover.unused(NewFolio(dst));
+    }
+}
+
+/// Brings recently used folios of all CPUs to the LRU lists, where they can be isolated.
+pub(crate) fn drain_lru() {
+    // SAFETY: May be called wherever one may sleep.
+    unsafe { bindings::pm_shim_drain_lru() };
+}
+
+/// Gives free pages that CPUs keep for themselves back to their nodes.
+pub(crate) fn drain_free() {
+    // SAFETY: May be called wherever one may sleep.
+    unsafe { bindings::pm_shim_drain_free() };
+}

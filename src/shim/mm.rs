@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address spaces, and the walk over their present pages.
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+use kernel::{
+    ffi::c_void,
+    mm::MmWithUser,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+use crate::{
+    bindings,
+    shim::{
+        file::{
+            InodeId,
+            MappedFile, //
+        },
+        folio::FolioList, //
+    },
+};
+
+/// A VMA that a walk enters.
+pub(crate) struct Vma {
+    /// The file that it maps, if any.
+    pub(crate) inode: Option<InodeId>,
+    /// It may be written to.
+    pub(crate) writable: bool,
+}
+
+/// A run of present pages of one folio, under its page-table lock.
+pub(crate) struct Mapped<'a> {
+    facts: &'a bindings::pm_folio,
+    // Valid under the page-table lock only, which belongs to this CPU.
+    _locked: PhantomData<*mut ()>,
+}
+
+/// Why a folio could not be taken off its list.
+pub(crate) enum NotIsolated {
+    /// It waits in some CPU's cache for its LRU list: draining helps.
+    NotListed,
+    /// Somebody else has it.
+    Taken,
+}
+
+impl Mapped<'_> {
+    fn has(&self, flag: u32) -> bool {
+        self.facts.flags & flag != 0
+    }
+
+    /// Frame number of the folio's first page.
+    pub(crate) fn pfn(&self) -> usize {
+        self.facts.pfn
+    }
+
+    /// Pages of the folio.
+    pub(crate) fn nr_pages(&self) -> usize {
+        self.facts.nr_pages
+    }
+
+    /// Position of the run's first page in the folio.
+    pub(crate) fn index(&self) -> usize {
+        self.facts.index
+    }
+
+    /// Pages of the run.
+    pub(crate) fn mapped(&self) -> usize {
+        self.facts.mapped
+    }
+
+    /// The node that it is on.
+    pub(crate) fn node(&self) -> usize {
+        usize::try_from(self.facts.nid).unwrap_or(usize::MAX)
+    }
+
+    /// It is anonymous memory.
+    pub(crate) fn is_anon(&self) -> bool {
+        self.has(bindings::PM_FOLIO_ANON)
+    }
+
+    /// Another process may map it. The kernel cannot always tell.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.has(bindings::PM_FOLIO_SHARED)
+    }
+
+    /// It is pinned for DMA.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.has(bindings::PM_FOLIO_PINNED)
+    }
+
+    /// The kernel cannot move it.
+    pub(crate) fn is_unmovable(&self) -> bool {
+        self.has(bindings::PM_FOLIO_UNMOVABLE)
+    }
+
+    /// It is from a hugetlb pool.
+    pub(crate) fn is_hugetlb(&self) -> bool {
+        self.has(bindings::PM_FOLIO_HUGETLB)
+    }
+
+    /// Somebody else is moving it.
+    pub(crate) fn is_migrating(&self) -> bool {
+        self.has(bindings::PM_FOLIO_MIGRATING)
+    }
+
+    /// Takes the folio off its LRU list or out of its hugetlb pool, into `list`.
+    ///
+    /// # Errors
+    ///
+    /// Says what is in the way.
+    pub(crate) fn isolate(&self, list: &mut FolioList) -> Result<(), NotIsolated> {
+        if self.facts.folio.is_null() {
+            return Err(NotIsolated::Taken);
+        }
+        // SAFETY: The folio is mapped by a page table whose lock is held, which keeps it alive.
+        match unsafe { bindings::pm_shim_folio_isolate(self.facts.folio, list.as_raw()) } {
+            0 => Ok(()),
+            e if e == EAGAIN.to_errno() => Err(NotIsolated::NotListed),
+            _ => Err(NotIsolated::Taken),
+        }
+    }
+}
+
+/// What a [`Visitor`] answers to a VMA.
+pub(crate) enum VmaStep {
+    /// Walk its pages.
+    Enter,
+    /// Stop before it: its file is not known.
+    UnknownFile,
+}
+
+/// What a [`Visitor`] answers to a run of pages.
+pub(crate) enum FolioStep {
+    /// Go on.
+    On,
+    /// Stop before it.
+    Stop,
+}
+
+/// Looks at the present pages of a range.
+///
+/// Its methods run with mmap_lock held, the second one also under a page-table lock. They must
+/// neither sleep nor allocate.
+pub(crate) trait Visitor {
+    /// A VMA begins.
+    fn vma(&mut self, vma: &Vma) -> VmaStep;
+    /// A run of pages of one folio.
+    fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep;
+}
+
+/// Where a walk ended.
+pub(crate) struct WalkEnd {
+    /// The address at which to go on.
+    pub(crate) resume: usize,
+    /// A file that the visitor did not know.
+    pub(crate) unknown: Option<MappedFile>,
+}
+
+/// The address space of a process, kept from being torn down.
+pub(crate) struct UserMm(ARef<MmWithUser>);
+
+impl UserMm {
+    /// Takes over a reference, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// `mm` must be null, or an address space with a user reference that the caller gives away.
+    pub(super) unsafe fn from_raw(mm: *mut bindings::mm_struct) -> Option<Self> {
+        // CAST: `MmWithUser` is a transparent wrapper of `struct mm_struct`.
+        let mm = NonNull::new(mm.cast::<MmWithUser>())?;
+        // SAFETY: By the requirements the reference is ours.
+        Some(Self(unsafe { ARef::from_raw(mm) }))
+    }
+
+    fn as_raw(&self) -> *mut bindings::mm_struct {
+        self.0.as_raw()
+    }
+
+    /// The address at which user memory ends, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        // SAFETY: The address space is a live reference.
+        unsafe { bindings::pm_shim_mm_size(self.as_raw()) }
+    }
+
+    /// Whether it is the caller's own.
+    pub(crate) fn is_current(&self) -> bool {
+        current!()
+            .mm()
+            .is_some_and(|mm| core::ptr::eq(mm.as_raw(), self.as_raw()))
+    }
+
+    /// Whether nobody but the holder of this uses it any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        // SAFETY: The address space is a live reference.
+        unsafe { bindings::pm_shim_mm_is_last_user(self.as_raw()) }
+    }
+
+    /// Shows present pages of `start..end` to `visitor`, for a bounded time.
+    ///
+    /// Takes mmap_lock for reading and gives it up early when others want it.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if the caller is being killed.
+    pub(crate) fn walk(
+        &self,
+        start: usize,
+        end: usize,
+        mut visitor: &mut dyn Visitor,
+    ) -> Result<WalkEnd> {
+        let mut walk = bindings::pm_walk::default();
+        let sink: *mut &mut dyn Visitor = &mut visitor;
+        // SAFETY: The address space is a live reference, `sink` lives until the call returns and
+        // only the two functions below use it, and `walk` is writable.
+        let how = unsafe {
+            bindings::pm_shim_mm_walk(self.as_raw(), start, end, sink.cast(), &mut walk)
+        };
+        if how < 0 {
+            return Err(EINTR);
+        }
+        Ok(WalkEnd {
+            resume: walk.resume,
+            // SAFETY: The shim took a reference to any file that it tells of.
+            unknown: NonNull::new(walk.file).map(|file| unsafe { MappedFile::from_raw(file) }),
+        })
+    }
+}
+
+/// Hands a VMA to the visitor.
+///
+/// # Safety
+///
+/// `sink` must come from [`UserMm::walk`], which must not have returned. `vma` must be readable.
+#[no_mangle]
+unsafe extern "C" fn page_migrate_walk_vma(
+    sink: *mut c_void,
+    vma: *const bindings::pm_vma,
+) -> bindings::pm_step {
+    // SAFETY: By the requirements, and the walk uses it one call at a time.
+    let visitor = unsafe { &mut *sink.cast::<&mut dyn Visitor>() };
+    // SAFETY: By the requirements.
+    let facts = unsafe { &*vma };
+    let vma = Vma {
+        inode: (!facts.inode.is_null()).then_some(InodeId(facts.inode as usize)),
+        writable: facts.flags & bindings::PM_VMA_WRITE != 0,
+    };
+    match visitor.vma(&vma) {
+        VmaStep::Enter => bindings::pm_step_PM_STEP_ON,
+        VmaStep::UnknownFile if vma.inode.is_some() => bindings::pm_step_PM_STEP_STOP,
+        // Without a file there is nothing to stop for.
+        VmaStep::UnknownFile => bindings::pm_step_PM_STEP_ON,
+    }
+}
+
+/// Hands a run of pages to the visitor.
+///
+/// # Safety
+///
+/// `sink` must come from [`UserMm::walk`], which must not have returned. `folio` must be readable,
+/// and the page-table lock of the run held.
+#[no_mangle]
+unsafe extern "C" fn page_migrate_walk_folio(
+    sink: *mut c_void,
+    folio: *const bindings::pm_folio,
+) -> bindings::pm_step {
+    // SAFETY: By the requirements, and the walk uses it one call at a time.
+    let visitor = unsafe { &mut *sink.cast::<&mut dyn Visitor>() };
+    let mapped = Mapped {
+        // SAFETY: By the requirements.
+        facts: unsafe { &*folio },
+        _locked: PhantomData,
+    };
+    match visitor.folio(&mapped) {
+        FolioStep::On => bindings::pm_step_PM_STEP_ON,
+        FolioStep::Stop => bindings::pm_step_PM_STEP_STOP,
+    }
+}

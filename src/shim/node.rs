@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! NUMA nodes.
+
+use crate::{
+    bindings,
+    node_map::NodeFacts, //
+};
+
+/// Node numbers are below this.
+pub(crate) fn count() -> usize {
+    // SAFETY: Reads a variable that does not change after boot.
+    let nr = unsafe { bindings::pm_shim_nr_nodes() };
+    nr as usize
+}
+
+/// What the machine says of a node; `allowed` is left to the caller.
+pub(crate) fn facts(node: usize, allowed: bool) -> NodeFacts {
+    let state = match u32::try_from(node) {
+        // SAFETY: The number is checked to be that of a node.
+        Ok(nid) if node < count() => unsafe { bindings::pm_shim_node_state(nid) },
+        _ => 0,
+    };
+    NodeFacts {
+        possible: state & bindings::PM_NODE_POSSIBLE != 0,
+        memory: state & bindings::PM_NODE_MEMORY != 0,
+        allowed,
+    }
+}
+
+/// How far two nodes are from each other, as the firmware tells.
+pub(crate) fn distance(from: usize, to: usize) -> u32 {
+    match (u32::try_from(from), u32::try_from(to)) {
+        (Ok(a), Ok(b)) if from < count() && to < count() => {
+            // SAFETY: Both numbers are checked to be those of nodes.
+            unsafe { bindings::pm_shim_node_distance(a, b) }
+        }
+        _ => u32::MAX,
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The process whose pages are to move: found, checked for permission, and held.
+
+use kernel::{
+    prelude::*,
+    sync::aref::ARef,
+    task::Task, //
+};
+
+use crate::shim::{
+    mm::UserMm,
+    node,
+    task::{
+        self,
+        Steady, //
+    }, //
+};
+
+/// How the caller names a process.
+#[derive(Clone, Copy)]
+pub(crate) enum Who {
+    /// By the ID of any of its threads; 0 is the caller.
+    Pid(i32),
+    /// By a pidfd.
+    PidFd(i32),
+}
+
+/// A process that the caller may move.
+pub(crate) struct Target {
+    task: ARef<Task>,
+    mm: UserMm,
+    mems: KVVec<u8>,
+}
+
+impl Target {
+    /// Finds a process and checks that the caller may move its pages.
+    ///
+    /// The rule and its order are those of move_pages(2): exec_update_lock, ptrace access,
+    /// security modules, cpuset, memory.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if there is no such process or it has exited, `EBADF` if it is no pidfd, `EPERM` if
+    /// the caller may not, `EINVAL` if it has no address space, `EINTR` if the caller is being
+    /// killed, `ENOMEM`.
+    pub(crate) fn find(who: Who) -> Result<Self> {
+        let named = match who {
+            Who::Pid(pid) if pid < 0 => return Err(ESRCH),
+            Who::Pid(pid) => task::by_pid(pid).ok_or(ESRCH)?,
+            Who::PidFd(fd) if fd < 0 => return Err(EBADF),
+            Who::PidFd(fd) => task::by_pidfd(fd)?,
+        };
+        // A process outlives its first thread. A kernel thread has no memory, but is checked for
+        // permission like any other.
+        let task = match task::alive(&named) {
+            Some(task) => task,
+            None if task::is_kernel(&named) => named,
+            None => return Err(ESRCH),
+        };
+        let mut mems = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
+        let steady = Steady::new(&task)?;
+        if !steady.caller_may_access() {
+            return Err(EPERM);
+        }
+        steady.caller_may_move().map_err(|_| EPERM)?;
+        steady.mems_allowed(&mut mems);
+        if task::is_kernel(&task) {
+            return Err(EINVAL);
+        }
+        let mm = steady.mm().ok_or(ESRCH)?;
+        drop(steady);
+        if task::is_dead(&task) {
+            return Err(ESRCH);
+        }
+        Ok(Self { task, mm, mems })
+    }
+
+    /// Its address space.
+    pub(crate) fn mm(&self) -> &UserMm {
+        &self.mm
+    }
+
+    /// Whether its cpuset allows a node.
+    pub(crate) fn allows(&self, node: usize) -> bool {
+        self.mems.get(node).is_some_and(|&allowed| allowed != 0)
+    }
+
+    /// Whether it has exited since it was found.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.mm.is_abandoned() || task::is_dead(&self.task)
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the walk over the page tables makes of each page.
+
+use crate::{
+    batch::{
+        self,
+        Batch, //
+    },
+    job::Frames,
+    marks::{
+        Mark,
+        Marks, //
+    },
+    request::Map,
+    result::{
+        Counts,
+        Reason, //
+    },
+    shim::{
+        folio::FolioList,
+        mm::{
+            FolioStep,
+            Mapped,
+            NotIsolated,
+            Visitor,
+            Vma,
+            VmaStep, //
+        }, //
+    },
+};
+
+/// Isolated folios of a batch. Huge pages have a list of their own, so that one without room does
+/// not stop the others.
+pub(crate) struct Lists {
+    pub(crate) plain: FolioList,
+    pub(crate) huge: FolioList,
+}
+
+/// Sorts the pages of one chunk: counts those that stay, collects those that are to move.
+pub(crate) struct Collector<'a> {
+    pub(crate) map: &'a Map,
+    pub(crate) frames: &'a Frames,
+    pub(crate) marks: &'a Marks,
+    /// Pages that other processes map may move too.
+    pub(crate) move_shared: bool,
+    /// Where isolated folios go; `None` to leave them alone.
+    pub(crate) lists: Option<&'a mut Lists>,
+    pub(crate) batch: &'a mut Batch,
+    pub(crate) counts: &'a mut Counts,
+    /// Stop when there are so many pages in the batch.
+    pub(crate) limit: u64,
+    /// Stop at a folio that is not on its LRU list yet, to drain.
+    pub(crate) may_drain: bool,
+    /// The LRU caches have been drained just before the first folio.
+    pub(crate) drained: bool,
+    /// Out: stopped at a folio that draining may help.
+    pub(crate) wants_drain: bool,
+    /// The mark of the VMA in which the walk is.
+    pub(crate) mark: Mark,
+    /// That VMA may be written to.
+    pub(crate) writable: bool,
+}
+
+impl Collector<'_> {
+    fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
+        self.counts.stay(reason, mapped.mapped() as u64);
+        FolioStep::On
+    }
+
+    /// Why a page on an old node must not be tried, if so.
+    fn obstacle(&self, mapped: &Mapped<'_>) -> Option<Reason> {
+        if self.mark.exempts(mapped.is_anon(), self.writable) {
+            Some(Reason::Exempt)
+        } else if mapped.is_shared() && !self.move_shared {
+            Some(Reason::Shared)
+        } else if mapped.is_unmovable() {
+            Some(Reason::Unmovable)
+        } else if mapped.is_migrating() {
+            Some(Reason::Busy)
+        } else if mapped.is_pinned() {
+            Some(Reason::Pinned)
+        } else {
+            None
+        }
+    }
+
+    fn isolate(&mut self, mapped: &Mapped<'_>) -> Result<(), NotIsolated> {
+        match &mut self.lists {
+            Some(lists) if mapped.is_hugetlb() => mapped.isolate(&mut lists.huge),
+            Some(lists) => mapped.isolate(&mut lists.plain),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Visitor for Collector<'_> {
+    fn vma(&mut self, vma: &Vma) -> VmaStep {
+        self.writable = vma.writable;
+        match vma.inode.map(|inode| self.marks.get(inode)) {
+            None => self.mark = Mark::Migratable,
+            Some(Some(mark)) => self.mark = mark,
+            Some(None) => return VmaStep::UnknownFile,
+        }
+        VmaStep::Enter
+    }
+
+    fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
+        let just_drained = core::mem::replace(&mut self.drained, false);
+        if self
+            .batch
+            .meet(mapped.pfn(), mapped.index(), mapped.mapped())
+        {
+            return FolioStep::On;
+        }
+        if !mapped.is_migrating() && self.frames.contains(mapped.pfn()) {
+            return self.stay(mapped, Reason::AlreadyMoved);
+        }
+        let Some(pair) = self.map.pair(mapped.node()) else {
+            return self.stay(mapped, Reason::InPlace);
+        };
+        if let Some(reason) = self.obstacle(mapped) {
+            return self.stay(mapped, reason);
+        }
+        if self.batch.pages() >= self.limit.min(batch::MAX_PAGES) {
+            return FolioStep::Stop;
+        }
+        match self.isolate(mapped) {
+            Ok(()) => {}
+            Err(NotIsolated::NotListed) if self.may_drain && !just_drained => {
+                self.wants_drain = true;
+                return FolioStep::Stop;
+            }
+            Err(_) => return self.stay(mapped, Reason::Busy),
+        }
+        if self
+            .batch
+            .add(
+                mapped.pfn(),
+                mapped.nr_pages(),
+                mapped.index(),
+                mapped.mapped(),
+                pair,
+            )
+            .is_err()
+        {
+            // The limit above keeps this from happening. The list puts the folio back.
+            return self.stay(mapped, Reason::Busy);
+        }
+        FolioStep::On
+    }
+}
+
+/// Counts the pages on each node.
+pub(crate) struct Census<'a> {
+    pub(crate) pages: &'a mut [u64],
+}
+
+impl Visitor for Census<'_> {
+    fn vma(&mut self, _vma: &Vma) -> VmaStep {
+        VmaStep::Enter
+    }
+
+    fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
+        if !mapped.is_migrating() {
+            if let Some(pages) = self.pages.get_mut(mapped.node()) {
+                *pages = pages.saturating_add(mapped.mapped() as u64);
+            }
+        }
+        FolioStep::On
+    }
+}

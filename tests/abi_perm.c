@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who may move what, pages that others map, and the module's own life: its
+ * parameter, loading and unloading. PM_KO names the module's file; without it,
+ * it is looked for beside the folder of the programs.
+ */
+#include "harness.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <linux/capability.h>
+
+#define NPAGES 16
+
+/* A process that holds pages on mem[0] and has given up what arg says. */
+enum kind { USER, USER_HIDDEN, USER_SETUID };
+
+static void target_main(struct child *c, void *arg)
+{
+	enum kind kind = *(enum kind *)arg;
+	char *p = map_node(NPAGES, mem[0]);
+
+	fill(p, NPAGES, 2);
+	switch (kind) {
+	case USER_SETUID:
+		/* What a program of root's with the setuid bit looks like. */
+		if (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, 0, 0))
+			die("setresuid");
+		prctl(PR_SET_DUMPABLE, 1);
+		break;
+	default:
+		drop_to(NOBODY);
+		if (kind == USER_HIDDEN && prctl(PR_SET_DUMPABLE, 0))
+			die("PR_SET_DUMPABLE");
+	}
+	child_put(c, (uintptr_t)p);
+	child_put(c, child_get(c) ? bad_pages(p, NPAGES, 2) : 0);
+}
+
+static char *target_start(struct child *c, enum kind kind)
+{
+	child_start(c, target_main, &kind);
+	return (char *)child_get(c);
+}
+
+/* One call of another process that has given up what it says. */
+struct call {
+	pid_t pid;
+	void *va;
+	size_t len;
+	unsigned int flags;
+	int from, to;
+	int without_cap;	/* -1: become nobody */
+};
+
+struct answer {
+	long ret;
+	struct page_migrate_result res;
+};
+
+static void caller_main(struct child *c, void *arg)
+{
+	struct call *call = arg;
+	struct answer a;
+	int fd;
+
+	if (call->without_cap < 0)
+		drop_to(NOBODY);
+	else
+		drop_cap(call->without_cap);
+	fd = pm_open();
+	a.ret = pm_move(fd, call->pid, call->va, call->len, call->flags, 1,
+			&call->from, &call->to, &a.res);
+	if (write(c->out, &a, sizeof(a)) != sizeof(a))
+		die("write");
+}
+
+static struct answer ask(struct call call)
+{
+	struct child c;
+	struct answer a;
+
+	child_start(&c, caller_main, &call);
+	if (read(c.in, &a, sizeof(a)) != sizeof(a))
+		die("the caller has gone");
+	child_end(&c);
+	return a;
+}
+
+#define AS_NOBODY(...) ask((struct call){ .without_cap = -1, .from = mem[0], .to = mem[2], __VA_ARGS__ })
+#define WITHOUT(cap, ...) ask((struct call){ .without_cap = (cap), .from = mem[0], .to = mem[2], __VA_ARGS__ })
+
+static void self_main(struct child *c, void *arg)
+{
+	struct page_migrate_result res;
+	char *p = map_node(NPAGES, mem[0]), *q;
+	int fd;
+
+	(void)arg;
+	fill(p, NPAGES, 2);
+	drop_to(NOBODY);
+	fd = pm_open();
+	child_put(c, pm_move(fd, 0, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+	child_put(c, res.moved);
+	child_put(c, all_on(0, p, NPAGES, &mem[2], 1));
+	child_put(c, bad_pages(p, NPAGES, 2));
+	/* The same by its number, and all of the process. */
+	child_put(c, pm_move(fd, getpid(), p, NPAGES * PAGE, 0, 1, &mem[2], &mem[0], &res));
+	child_put(c, res.moved);
+	q = map_node(NPAGES, mem[1]);
+	child_put(c, pm_move(fd, 0, NULL, ~0UL, 0, 1, &mem[1], &mem[3], &res) >= 0);
+	child_put(c, all_on(0, q, NPAGES, &mem[3], 1));
+}
+
+TEST(nobody_on_itself)
+{
+	struct child c;
+
+	child_start(&c, self_main, NULL);
+	EXPECT_EQ(0, (long)child_get(&c));
+	EXPECT_EQ(NPAGES, child_get(&c));
+	EXPECT_EQ(1, child_get(&c));
+	EXPECT_EQ(0, child_get(&c));
+	EXPECT_EQ(0, (long)child_get(&c));
+	EXPECT_EQ(NPAGES, child_get(&c));
+	EXPECT_EQ(1, child_get(&c));
+	EXPECT_EQ(1, child_get(&c));
+	child_end(&c);
+}
+
+/* Another process of the same user. */
+TEST(nobody_on_its_own)
+{
+	struct child c;
+	char *p = target_start(&c, USER);
+	struct answer a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE);
+
+	EXPECT_EQ(0, a.ret);
+	EXPECT_EQ(NPAGES, a.res.moved);
+	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
+	child_put(&c, 1);
+	EXPECT_EQ(0, child_get(&c));
+	child_end(&c);
+}
+
+/* The same user is not enough for these. Root may. */
+TEST(not_its_own)
+{
+	static const enum kind kinds[] = { USER_HIDDEN, USER_SETUID };
+	int fd = pm_open();
+
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		struct child c;
+		char *p = target_start(&c, kinds[i]);
+		struct answer a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE);
+
+		EXPECT_EQ(-EPERM, a.ret);
+		EXPECT_TRUE(pm_is_poison(&a.res));
+		a = AS_NOBODY(.pid = c.pid, .va = p, .len = 0);
+		EXPECT_EQ(-EPERM, a.ret);
+		a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE,
+			      .flags = PAGE_MIGRATE_DRY_RUN);
+		EXPECT_EQ(-EPERM, a.ret);
+		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[0], 1));
+		EXPECT_EQ(0, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], NULL));
+		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
+		child_end(&c);
+	}
+}
+
+/*
+ * The check is ptrace's, with the real ids: root without CAP_SYS_PTRACE is
+ * one user among others, and CAP_SYS_NICE does not stand in for it.
+ */
+TEST(root_without_ptrace)
+{
+	struct child c;
+	char *p = target_start(&c, USER);
+	struct answer a = WITHOUT(CAP_SYS_PTRACE, .pid = c.pid, .va = p, .len = NPAGES * PAGE);
+
+	EXPECT_EQ(-EPERM, a.ret);
+	EXPECT_TRUE(pm_is_poison(&a.res));
+	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[0], 1));
+	a = WITHOUT(CAP_SYS_NICE, .pid = c.pid, .va = p, .len = NPAGES * PAGE);
+	EXPECT_EQ(0, a.ret);
+	EXPECT_EQ(NPAGES, a.res.moved);
+	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
+	child_end(&c);
+}
+
+/*
+ * A target with three kinds of pages: its own, those it shares with its child
+ * since a fork, and those of a shared mapping that both use.
+ */
+struct shared_target {
+	char *own, *cow, *shm;
+};
+
+static void share(struct child *c, void *arg)
+{
+	char *own, *cow = map_node(NPAGES, mem[0]);
+	char *shm = mmap(NULL, NPAGES * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int ready[2];
+	char byte = 0;
+
+	(void)arg;
+	if (shm == MAP_FAILED || pipe(ready))
+		die("mmap or pipe");
+	place_pages(shm, NPAGES, &mem[0], 1);
+	fill(cow, NPAGES, 1);
+	fill(shm, NPAGES, 2);
+	drop_to(NOBODY);
+	if (!fork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* A shared mapping is not copied by fork: look at each page. */
+		for (size_t i = 0; i < NPAGES; i++)
+			byte |= ((volatile char *)shm)[i * PAGE];
+		if (write(ready[1], &byte, 1) != 1)
+			die("write");
+		for (;;)
+			pause();
+	}
+	if (read(ready[0], &byte, 1) != 1)
+		die("the child has gone");
+	own = map_node(NPAGES, mem[0]);
+	fill(own, NPAGES, 3);
+	child_put(c, (uintptr_t)own);
+	child_put(c, (uintptr_t)cow);
+	child_put(c, (uintptr_t)shm);
+	while (child_get(c))
+		child_put(c, bad_pages(own, NPAGES, 3) + bad_pages(cow, NPAGES, 1) +
+			     bad_pages(shm, NPAGES, 2));
+}
+
+static struct shared_target shared_start(struct child *c)
+{
+	struct shared_target t;
+
+	child_start(c, share, NULL);
+	t.own = (char *)child_get(c);
+	t.cow = (char *)child_get(c);
+	t.shm = (char *)child_get(c);
+	return t;
+}
+
+static void check_shared(struct __test_metadata *_metadata, struct child *c,
+			 struct shared_target t, struct call call)
+{
+	struct { char *p; bool shared; } parts[] = {
+		{ t.own, false }, { t.cow, true }, { t.shm, true },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+		struct answer a;
+
+		call.pid = c->pid;
+		call.va = parts[i].p;
+		call.len = NPAGES * PAGE;
+		a = ask(call);
+		EXPECT_EQ(parts[i].shared ? NPAGES : 0, a.ret);
+		EXPECT_EQ(parts[i].shared ? NPAGES : 0, a.res.shared);
+		EXPECT_EQ(parts[i].shared ? 0 : NPAGES, a.res.moved);
+		EXPECT_EQ(NPAGES, pm_sum(&a.res));
+		EXPECT_TRUE(all_on(c->pid, parts[i].p, NPAGES,
+				   &mem[parts[i].shared ? 0 : 2], 1))
+			TH_LOG("part %zu", i);
+	}
+	child_put(c, 1);
+	EXPECT_EQ(0, child_get(c));
+}
+
+TEST(shared_pages_without_cap_sys_nice)
+{
+	struct child c;
+	struct shared_target t = shared_start(&c);
+	struct answer a;
+
+	/* A dry run counts them in the same way. */
+	a = AS_NOBODY(.pid = c.pid, .va = t.cow, .len = NPAGES * PAGE,
+		      .flags = PAGE_MIGRATE_DRY_RUN);
+	EXPECT_EQ(NPAGES, a.ret);
+	EXPECT_EQ(NPAGES, a.res.shared);
+	check_shared(_metadata, &c, t,
+		     (struct call){ .without_cap = -1, .from = mem[0], .to = mem[2] });
+	child_end(&c);
+}
+
+/* It is this capability that counts, not being root. */
+TEST(shared_pages_as_root_without_cap_sys_nice)
+{
+	struct child c;
+	struct shared_target t = shared_start(&c);
+
+	check_shared(_metadata, &c, t,
+		     (struct call){ .without_cap = CAP_SYS_NICE, .from = mem[0], .to = mem[2] });
+	child_end(&c);
+}
+
+TEST(shared_pages_exclusive)
+{
+	struct child c;
+	struct shared_target t = shared_start(&c);
+
+	check_shared(_metadata, &c, t,
+		     (struct call){ .without_cap = CAP_SYS_TIME, .from = mem[0], .to = mem[2],
+				    .flags = PAGE_MIGRATE_EXCLUSIVE });
+	child_end(&c);
+}
+
+TEST(shared_pages_as_root)
+{
+	int fd = pm_open();
+	struct child c;
+	struct shared_target t = shared_start(&c);
+	char *parts[] = { t.own, t.cow, t.shm };
+	struct page_migrate_result res;
+
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+		EXPECT_EQ(0, pm_move(fd, c.pid, parts[i], NPAGES * PAGE, 0, 1,
+				     &mem[0], &mem[2], &res));
+		EXPECT_EQ(NPAGES, res.moved);
+		EXPECT_EQ(NPAGES, pm_sum(&res));
+		EXPECT_TRUE(all_on(c.pid, parts[i], NPAGES, &mem[2], 1));
+	}
+	child_put(&c, 1);
+	EXPECT_EQ(0, child_get(&c));
+	child_end(&c);
+}
+
+/* Shared pages that need not move are not left behind. */
+TEST(shared_pages_elsewhere)
+{
+	struct child c;
+	struct shared_target t = shared_start(&c);
+	struct answer a = ask((struct call){ .without_cap = -1, .pid = c.pid, .va = t.cow,
+					     .len = NPAGES * PAGE, .from = mem[1], .to = mem[2] });
+
+	EXPECT_EQ(0, a.ret);
+	EXPECT_EQ(NPAGES, a.res.in_place);
+	EXPECT_EQ(0, a.res.shared);
+	child_end(&c);
+}
+
+/* Where the caller itself may allocate does not matter. */
+static void confined_main(struct child *c, void *arg)
+{
+	struct call *call = arg;
+	struct page_migrate_result res;
+	int fd;
+
+	child_get(c);
+	fd = pm_open();
+	bind_to(mem[0]);
+	child_put(c, pm_move(fd, call->pid, call->va, call->len, 0, 1,
+			     &call->from, &call->to, &res));
+	child_put(c, res.moved);
+}
+
+TEST(cpuset_and_policy_of_the_caller)
+{
+	struct call call = { .from = mem[0], .to = mem[2], .len = NPAGES * PAGE };
+	struct child c, caller;
+	struct cg cg;
+	char mems[16];
+
+	call.va = target_start(&c, USER);
+	call.pid = c.pid;
+	snprintf(mems, sizeof(mems), "%d", mem[0]);
+	cg_make(&cg, "perm", mems);
+	child_start(&caller, confined_main, &call);
+	cg_enter(&cg, caller.pid);
+	child_put(&caller, 1);
+	EXPECT_EQ(0, (long)child_get(&caller));
+	EXPECT_EQ(NPAGES, child_get(&caller));
+	EXPECT_TRUE(all_on(c.pid, call.va, NPAGES, &mem[2], 1));
+	child_end(&caller);
+	child_end(&c);
+	cg_remove(&cg);
+}
+
+/*
+ * The module itself. Every test leaves it loaded, without parameters.
+ */
+static int module_file(void)
+{
+	char exe[512], path[1024];
+	const char *ko = getenv("PM_KO");
+	struct utsname uts;
+	ssize_t n;
+	int fd;
+
+	if (!ko) {
+		n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+		if (n < 0 || uname(&uts))
+			die("readlink or uname");
+		exe[n] = 0;
+		*strrchr(exe, '/') = 0;
+		snprintf(path, sizeof(path), "%s/../%s/page_migrate.ko", exe, uts.release);
+		ko = path;
+	}
+	fd = open(ko, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		die("no module at %s", ko);
+	return fd;
+}
+
+static long load(const char *params)
+{
+	int fd = module_file();
+	long ret = syscall(SYS_finit_module, fd, params, 0);
+
+	ret = ret ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static long unload(void)
+{
+	return syscall(SYS_delete_module, "page_migrate", O_NONBLOCK) ? -errno : 0;
+}
+
+static bool loaded(void)
+{
+	return !access("/sys/module/page_migrate", F_OK);
+}
+
+/* udev or devtmpfs makes the node; give it a moment. */
+static bool node_comes(bool there)
+{
+	for (int i = 0; i < 100; i++) {
+		if (!access(PM_DEVICE, F_OK) == there)
+			return true;
+		usleep(20000);
+	}
+	return false;
+}
+
+FIXTURE(module)
+{
+	int unused;
+};
+
+FIXTURE_SETUP(module)
+{
+	(void)self;
+	/* Find the file while nothing is changed yet. */
+	close(module_file());
+	if (!loaded())
+		die("the module is not loaded");
+}
+
+FIXTURE_TEARDOWN(module)
+{
+	long ret;
+
+	(void)self;
+	if (loaded()) {
+		ret = unload();
+		EXPECT_EQ(0, ret);
+	}
+	ret = load("");
+	EXPECT_EQ(0, ret);
+	EXPECT_TRUE(node_comes(true));
+}
+
+static bool moves_now(void)
+{
+	char *p = map_node(NPAGES, mem[0]);
+	int fd = pm_open();
+	bool ok = !pm_move(fd, 0, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], NULL) &&
+		  all_on(0, p, NPAGES, &mem[2], 1);
+
+	close(fd);
+	munmap(p, NPAGES * PAGE);
+	return ok;
+}
+
+TEST_F(module, load_unload_load)
+{
+	for (int i = 0; i < 3; i++) {
+		EXPECT_TRUE(moves_now());
+		EXPECT_EQ(-EEXIST, load(""));
+		ASSERT_EQ(0, unload());
+		EXPECT_FALSE(loaded());
+		EXPECT_TRUE(node_comes(false));
+		EXPECT_EQ(-ENOENT, unload());
+		ASSERT_EQ(0, load(""));
+		ASSERT_TRUE(node_comes(true));
+	}
+}
+
+TEST_F(module, in_use)
+{
+	int fd = pm_open(), second;
+
+	EXPECT_EQ(-EWOULDBLOCK, unload());
+	ASSERT_TRUE(loaded());
+	EXPECT_TRUE(moves_now());
+	second = dup(fd);
+	close(fd);
+	EXPECT_EQ(-EWOULDBLOCK, unload());
+	EXPECT_TRUE(loaded());
+	/* The refused attempts have not closed the door. */
+	EXPECT_TRUE(moves_now());
+	close(second);
+	EXPECT_EQ(0, unload());
+	EXPECT_FALSE(loaded());
+}
+
+TEST_F(module, unknown_parameter_value)
+{
+	ASSERT_EQ(0, unload());
+	EXPECT_NE(0, load("self_ranges_only=perhaps"));
+	EXPECT_FALSE(loaded());
+}
+
+static void *hold_thread(void *arg)
+{
+	*(pid_t *)arg = syscall(SYS_gettid);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+TEST_F(module, self_ranges_only)
+{
+	struct page_migrate_result res;
+	uint64_t pages[MAX_NODES];
+	volatile pid_t tid = 0;
+	struct child c;
+	pthread_t t;
+	char *p, *mine;
+	int fd;
+
+	ASSERT_EQ(0, unload());
+	ASSERT_EQ(0, load("self_ranges_only=1"));
+	ASSERT_TRUE(node_comes(true));
+	fd = pm_open();
+	p = target_start(&c, USER);
+
+	/* A part of another process: refused, for root too. */
+	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_TRUE(pm_is_poison(&res));
+	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, ~0UL, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, NULL, (size_t)p + PAGE, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, NPAGES * PAGE, PAGE_MIGRATE_DRY_RUN, 1,
+				   &mem[0], &mem[2], &res));
+	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[0], 1));
+	/* PLACEMENT is not concerned. */
+	EXPECT_EQ(0, pm_placement(fd, c.pid, p, NPAGES * PAGE, pages));
+	EXPECT_EQ(NPAGES, pages[mem[0]]);
+	/* All of it is no part. */
+	EXPECT_LE(0, pm_move(fd, c.pid, NULL, ~0UL, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
+
+	/* For itself any range, by any of its names. */
+	mine = map_node(NPAGES, mem[0]);
+	EXPECT_EQ(0, pm_move(fd, 0, mine, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_TRUE(all_on(0, mine, NPAGES, &mem[2], 1));
+	EXPECT_EQ(0, pm_move(fd, getpid(), mine, NPAGES * PAGE, 0, 1, &mem[2], &mem[0], &res));
+	EXPECT_TRUE(all_on(0, mine, NPAGES, &mem[0], 1));
+	ASSERT_EQ(0, pthread_create(&t, NULL, hold_thread, (void *)&tid));
+	while (!tid)
+		usleep(1000);
+	EXPECT_EQ(0, pm_move(fd, tid, mine, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_TRUE(all_on(0, mine, NPAGES, &mem[2], 1));
+	child_end(&c);
+	close(fd);
+
+	/* Without the parameter, and with 0, the part moves. */
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, unload());
+		ASSERT_EQ(0, load(i ? "self_ranges_only=0" : ""));
+		ASSERT_TRUE(node_comes(true));
+		fd = pm_open();
+		p = target_start(&c, USER);
+		EXPECT_EQ(0, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
+		child_end(&c);
+		close(fd);
+	}
+}
+
+TEST_HARNESS_MAIN

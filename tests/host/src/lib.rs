@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Compiles the module's pure rooms for the host, so that `cargo test` runs
+//! the tests that stand beside their code.
+
+// The module uses what the tests alone do not.
+#![allow(dead_code)]
+
+#[path = "../../../src/node_map.rs"]
+mod node_map;

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Marks on files: what an extended attribute keeps where it is. */
+#include "harness.h"
+#include "mem_util.h"
+
+#include <sys/xattr.h>
+
+enum { N = 64 };
+
+#define TRUSTED "trusted.migrate"
+#define USER "user.migrate"
+
+static void mark(const char *path, const char *name, const char *value, size_t size)
+{
+	if (setxattr(path, name, value, size, 0))
+		die("setxattr %s of %s", name, path);
+}
+
+static void unmark(const char *path, const char *name)
+{
+	if (removexattr(path, name) && errno != ENODATA)
+		die("removexattr %s of %s", name, path);
+}
+
+FIXTURE(marks)
+{
+	char path[128];
+	int file, fd;
+};
+
+FIXTURE_SETUP(marks)
+{
+	self->fd = pm_open();
+	self->file = scratch_file("marks", self->path, sizeof(self->path));
+	file_fill(self->file, N, 1, &mem[0], 1);
+	ASSERT_EQ(0, fsync(self->file));
+}
+
+FIXTURE_TEARDOWN(marks)
+{
+	close(self->file);
+	unlink(self->path);
+}
+
+static char *map_file(int file, int prot, int flags)
+{
+	char *p = mmap(NULL, N * PAGE, prot, flags, file, 0);
+
+	if (p == MAP_FAILED)
+		die("mmap of a file");
+	touch(p, N);
+	return p;
+}
+
+/* Moves from mem[0] to mem[1] and says whether all stayed (true) or all went. */
+static bool all_stay(struct __test_metadata *_metadata, int fd, char *p)
+{
+	struct page_migrate_result res;
+	bool stay;
+	long ret = -1;
+
+	/* The page cache may be busy for a moment. */
+	for (int i = 0; i < 20 && ret; i++) {
+		if (i)
+			usleep(50000);
+		ret = pm_move(fd, 0, p, N * PAGE, 0, 1, &mem[0], &mem[1], &res);
+	}
+	EXPECT_EQ(0, ret) pm_print(&res);
+	EXPECT_EQ(N, pm_sum(&res));
+	stay = res.exempt;
+	if (stay) {
+		EXPECT_EQ(N, res.exempt);
+		EXPECT_TRUE(all_on(0, p, N, &mem[0], 1));
+	} else {
+		EXPECT_TRUE(all_on(0, p, N, &mem[1], 1));
+		/* Back, for the next one. */
+		for (int i = 0; i < 20; i++) {
+			ret = pm_move(fd, 0, p, N * PAGE, 0, 1, &mem[1], &mem[0], &res);
+			if (ret <= 0)
+				break;
+			usleep(50000);
+		}
+		EXPECT_EQ(0, ret) pm_print(&res);
+		EXPECT_TRUE(all_on(0, p, N, &mem[0], 1));
+	}
+	return stay;
+}
+
+TEST_F(marks, values)
+{
+	static const struct {
+		const char *value;
+		size_t size;
+		bool stay;
+	} values[] = {
+		{ "none", 4, true }, { "NONE", 4, true }, { "nOnE", 4, true },
+		{ "lib", 3, true }, { "LIB", 3, true }, { "Lib", 3, true }, { "liB", 3, true },
+		{ "none\n", 5, false }, { "none", 5, false }, { "lib\n", 4, false },
+		{ "lib", 4, false }, { " none", 5, false }, { "none ", 5, false },
+		{ "", 0, false }, { "no", 2, false }, { "non", 3, false }, { "nonf", 4, false },
+		{ "nones", 5, false }, { "li", 2, false }, { "library", 7, false },
+		{ "all", 3, false }, { "none,lib", 8, false },
+	};
+	char *p = map_file(self->file, PROT_READ, MAP_SHARED), *big = malloc(2000);
+
+	ASSERT_FALSE(all_stay(_metadata, self->fd, p));
+	for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+		mark(self->path, USER, values[i].value, values[i].size);
+		EXPECT_EQ(values[i].stay, all_stay(_metadata, self->fd, p))
+			TH_LOG("user value %zu: %s", i, values[i].value);
+		unmark(self->path, USER);
+		mark(self->path, TRUSTED, values[i].value, values[i].size);
+		EXPECT_EQ(values[i].stay, all_stay(_metadata, self->fd, p))
+			TH_LOG("trusted value %zu: %s", i, values[i].value);
+		unmark(self->path, TRUSTED);
+	}
+	/* Longer than any buffer that expects a mark. */
+	memset(big, 'n', 2000);
+	memcpy(big, "none", 4);
+	mark(self->path, USER, big, 2000);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	/* Another attribute is no mark. */
+	unmark(self->path, USER);
+	mark(self->path, "user.migrates", "none", 4);
+	mark(self->path, "user.Migrate", "none", 4);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	EXPECT_EQ(0, bad_pages(p, N, 1));
+}
+
+TEST_F(marks, trusted_before_user)
+{
+	char *p = map_file(self->file, PROT_READ, MAP_SHARED);
+	char *w = map_file(self->file, PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	mark(self->path, USER, "none", 4);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, p));
+	/* A trusted mark that means nothing is set all the same. */
+	mark(self->path, TRUSTED, "", 0);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	mark(self->path, TRUSTED, "other", 5);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	mark(self->path, TRUSTED, "a value that is much longer than any mark", 41);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	mark(self->path, TRUSTED, "lib", 3);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, p));
+	EXPECT_FALSE(all_stay(_metadata, self->fd, w));
+	mark(self->path, TRUSTED, "none", 4);
+	mark(self->path, USER, "lib", 3);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, w));
+	unmark(self->path, TRUSTED);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, w));
+	EXPECT_TRUE(all_stay(_metadata, self->fd, p));
+}
+
+TEST_F(marks, read_anew_in_each_call)
+{
+	char *p = map_file(self->file, PROT_READ, MAP_SHARED);
+
+	for (int i = 0; i < 3; i++) {
+		mark(self->path, USER, "none", 4);
+		EXPECT_TRUE(all_stay(_metadata, self->fd, p));
+		unmark(self->path, USER);
+		EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	}
+}
+
+/* First half private copies, second half the file's own pages. */
+static char *map_copies(int file, int prot)
+{
+	char *p = map_file(file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+
+	bind_to(mem[0]);
+	memset(p, 0x55, N / 2 * PAGE);
+	bind_to(-1);
+	if (mprotect(p, N * PAGE, prot))
+		die("mprotect");
+	if (!all_on(0, p, N, &mem[0], 1))
+		die("private copies are not where they were placed");
+	return p;
+}
+
+TEST_F(marks, lib)
+{
+	char *shared_ro, *shared_rw, *private_ro, *private_rw, *copies;
+	struct page_migrate_result res;
+	long ret;
+
+	mark(self->path, USER, "lib", 3);
+	shared_ro = map_file(self->file, PROT_READ, MAP_SHARED);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, shared_ro));
+	shared_rw = map_file(self->file, PROT_READ | PROT_WRITE, MAP_SHARED);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, shared_rw));
+	private_ro = map_file(self->file, PROT_READ | PROT_EXEC, MAP_PRIVATE);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, private_ro));
+	private_rw = map_file(self->file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, private_rw));
+
+	/* What counts is the permission that the mapping has now. */
+	ASSERT_EQ(0, mprotect(shared_rw, N * PAGE, PROT_READ));
+	EXPECT_TRUE(all_stay(_metadata, self->fd, shared_rw));
+
+	/* Copies move out of a mapping without write permission as well. */
+	copies = map_copies(self->file, PROT_READ);
+	ret = pm_move(self->fd, 0, copies, N * PAGE, 0, 1, &mem[0], &mem[1], &res);
+	EXPECT_EQ(0, ret) pm_print(&res);
+	EXPECT_EQ(N / 2, res.moved);
+	EXPECT_EQ(N / 2, res.exempt);
+	EXPECT_EQ(N, pm_sum(&res));
+	EXPECT_TRUE(all_on(0, copies, N / 2, &mem[1], 1));
+	EXPECT_TRUE(all_on(0, copies + N / 2 * PAGE, N / 2, &mem[0], 1));
+	EXPECT_EQ(0x55, copies[0]);
+
+	/* And out of a writable one, with the file's own pages. */
+	copies = map_copies(self->file, PROT_READ | PROT_WRITE);
+	EXPECT_FALSE(all_stay(_metadata, self->fd, copies));
+}
+
+TEST_F(marks, none)
+{
+	char *shared_rw, *copies;
+
+	mark(self->path, USER, "none", 4);
+	shared_rw = map_file(self->file, PROT_READ | PROT_WRITE, MAP_SHARED);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, shared_rw));
+	copies = map_copies(self->file, PROT_READ | PROT_WRITE);
+	EXPECT_TRUE(all_stay(_metadata, self->fd, copies));
+	EXPECT_EQ(0x55, copies[0]);
+}
+
+TEST_F(marks, exempt_counts_only_on_old_nodes)
+{
+	static uint64_t on[MAX_NODES];
+	struct page_migrate_result res;
+	char *p;
+
+	mark(self->path, USER, "none", 4);
+	p = map_file(self->file, PROT_READ, MAP_SHARED);
+	ASSERT_EQ(0, pm_move(self->fd, 0, p, N * PAGE, 0, 1, &mem[2], &mem[1], &res));
+	EXPECT_EQ(0, res.exempt);
+	EXPECT_EQ(N, res.in_place);
+	/* A node that maps to itself selects nothing either. */
+	ASSERT_EQ(0, pm_move(self->fd, 0, p, N * PAGE, 0, 1, &mem[0], &mem[0], &res));
+	EXPECT_EQ(0, res.exempt);
+	EXPECT_EQ(N, res.in_place);
+	ASSERT_EQ(0, pm_move(self->fd, 0, p, N * PAGE, PAGE_MIGRATE_DRY_RUN, 1, &mem[0], &mem[1],
+			     &res));
+	EXPECT_EQ(N, res.exempt);
+	EXPECT_EQ(0, res.moved);
+	/* Marked pages are pages. */
+	ASSERT_EQ(0, pm_placement(self->fd, 0, p, N * PAGE, on));
+	EXPECT_EQ(N, on[mem[0]]);
+}
+
+/* One page by two mappings, of which a `lib` exempts one. */
+TEST_F(marks, met_through_a_mapping_that_is_exempt_and_one_that_is_not)
+{
+	/* The second time so far apart that they are not in one batch. */
+	static const size_t apart[] = { 2 * N, 12000 };
+
+	mark(self->path, USER, "lib", 3);
+	for (size_t i = 0; i < ARRAY_LEN(apart); i++) {
+		char *base = reserve(apart[i] + N), *far = base + apart[i] * PAGE, *mid;
+		size_t filler = apart[i] - 2 * N;
+		struct page_migrate_result res;
+
+		mid = base + N * PAGE;
+		map_fixed(base, N, PROT_READ, MAP_SHARED, self->file, 0);
+		map_fixed(far, N, PROT_READ | PROT_WRITE, MAP_SHARED, self->file, 0);
+		touch(base, N);
+		touch(far, N);
+		if (filler) {
+			map_fixed(mid, filler, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			madvise(mid, filler * PAGE, MADV_NOHUGEPAGE);
+			place_pages(mid, filler, &mem[0], 1);
+		}
+		ASSERT_TRUE(all_on(0, base, N, &mem[0], 1));
+		/* Exempt first: it moves when it is met through the other. */
+		ASSERT_EQ(0, pm_move(self->fd, 0, base, far + N * PAGE - base, 0, 1, &mem[0],
+				     &mem[1], &res)) pm_print(&res);
+		EXPECT_EQ(N, res.exempt);
+		EXPECT_EQ(N + filler, res.moved);
+		EXPECT_EQ(2 * N + filler, pm_sum(&res));
+		EXPECT_TRUE(all_on(0, base, N, &mem[1], 1));
+
+		/* Exempt second: it has moved, and that wins. */
+		ASSERT_EQ(0, mprotect(base, N * PAGE, PROT_READ | PROT_WRITE));
+		ASSERT_EQ(0, mprotect(far, N * PAGE, PROT_READ));
+		touch(base, N);
+		touch(far, N);
+		ASSERT_EQ(0, pm_move(self->fd, 0, base, far + N * PAGE - base, 0, 2, SWAP_OLD,
+				     SWAP_NEW, &res)) pm_print(&res);
+		EXPECT_EQ(0, res.exempt);
+		EXPECT_EQ(N, res.already_moved);
+		EXPECT_EQ(N + filler, res.moved);
+		EXPECT_EQ(2 * N + filler, pm_sum(&res));
+		EXPECT_TRUE(all_on(0, far, N, &mem[0], 1));
+		munmap(base, (apart[i] + N) * PAGE);
+	}
+}
+
+TEST_F(marks, deleted_file)
+{
+	char *p = map_file(self->file, PROT_READ, MAP_SHARED);
+
+	mark(self->path, USER, "none", 4);
+	ASSERT_EQ(0, unlink(self->path));
+	EXPECT_TRUE(all_stay(_metadata, self->fd, p));
+	ASSERT_EQ(0, fremovexattr(self->file, USER));
+	EXPECT_FALSE(all_stay(_metadata, self->fd, p));
+	EXPECT_EQ(0, bad_pages(p, N, 1));
+}
+
+TEST(file_on_tmpfs)
+{
+	int fd = pm_open(), file;
+	char *p, *w;
+
+	own_tmpfs("huge=never");
+	file = open("/mnt/file", O_RDWR | O_CREAT, 0600);
+	ASSERT_LE(0, file);
+	file_fill(file, N, 2, &mem[0], 1);
+	p = map_file(file, PROT_READ, MAP_SHARED);
+	w = map_file(file, PROT_READ | PROT_WRITE, MAP_SHARED);
+	EXPECT_FALSE(all_stay(_metadata, fd, p));
+	mark("/mnt/file", USER, "none", 4);
+	EXPECT_TRUE(all_stay(_metadata, fd, p));
+	EXPECT_TRUE(all_stay(_metadata, fd, w));
+	mark("/mnt/file", TRUSTED, "lib", 3);
+	EXPECT_TRUE(all_stay(_metadata, fd, p));
+	EXPECT_FALSE(all_stay(_metadata, fd, w));
+}
+
+/* Two files, one marked: the mark of one is not taken for the other's. */
+TEST_F(marks, only_the_marked_file)
+{
+	struct page_migrate_result res;
+	char path[128], *base = reserve(2 * N);
+	int other = scratch_file("other", path, sizeof(path));
+	long ret = -1;
+
+	file_fill(other, N, 3, &mem[0], 1);
+	ASSERT_EQ(0, fsync(other));
+	mark(self->path, USER, "none", 4);
+	map_fixed(base, N, PROT_READ, MAP_SHARED, self->file, 0);
+	map_fixed(base + N * PAGE, N, PROT_READ, MAP_SHARED, other, 0);
+	touch(base, 2 * N);
+	for (int i = 0; i < 20 && ret; i++) {
+		ret = pm_move(self->fd, 0, base, 2 * N * PAGE, 0, 1, &mem[0], &mem[1], &res);
+		if (ret)
+			usleep(50000);
+	}
+	unlink(path);
+	EXPECT_EQ(0, ret) pm_print(&res);
+	EXPECT_EQ(N, res.exempt);
+	EXPECT_TRUE(all_on(0, base, N, &mem[0], 1));
+	EXPECT_TRUE(all_on(0, base + N * PAGE, N, &mem[1], 1));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command `pagemigrate`, end to end.
+//!
+//! Its path is the first argument, or in PAGEMIGRATE, or beside this program.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use page_migrate_tests::{
+    be_target_if_asked, clean_up, memory_nodes, nodes_of, own_program, page, public_copy, signal,
+    sysfs_nodes, Tap, Target, NOBODY,
+};
+use serde_json::Value;
+
+const PAGES: usize = 256;
+
+struct Cli {
+    program: PathBuf,
+    uid: u32,
+}
+
+/// What a run of the command left behind.
+struct Done {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Cli {
+    fn run(&self, line: &str) -> Done {
+        self.args(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    fn args(&self, args: &[&str]) -> Done {
+        let mut command = Command::new(&self.program);
+        command.args(args).env("LC_ALL", "C.UTF-8");
+        if self.uid != 0 {
+            command.uid(self.uid).gid(self.uid);
+        }
+        done(&mut command)
+    }
+}
+
+fn done(command: &mut Command) -> Done {
+    let output = command.output().unwrap();
+    Done {
+        status: output.status.code().expect("ended by a signal"),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Done {
+    #[track_caller]
+    fn expect(self, status: i32) -> Self {
+        assert_eq!(
+            self.status, status,
+            "stdout: {}\nstderr: {}",
+            self.out, self.err
+        );
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
+    }
+
+    #[track_caller]
+    fn says(self, word: &str) -> Self {
+        assert!(
+            self.err.contains(word),
+            "no '{word}' on stderr: {}",
+            self.err
+        );
+        self
+    }
+}
+
+fn program() -> PathBuf {
+    std::env::args_os()
+        .nth(1)
+        .or_else(|| std::env::var_os("PAGEMIGRATE"))
+        .map_or_else(
+            || own_program().with_file_name("pagemigrate"),
+            PathBuf::from,
+        )
+}
+
+/// A cgroup with a cpuset of its own, gone when it is dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(mems: &str) -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        if !root.join("cgroup.controllers").exists() {
+            let mounted = Command::new("mount")
+                .args(["-t", "cgroup2", "none", "/sys/fs/cgroup"])
+                .status();
+            assert!(mounted.unwrap().success(), "mount cgroup2");
+        }
+        fs::write(root.join("cgroup.subtree_control"), "+cpuset").unwrap();
+        let path = root.join(format!("page_migrate-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("cpuset.mems"), mems).unwrap();
+        Cgroup(path)
+    }
+
+    fn enter(&self, pid: i32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its processes must be gone by now.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn main() {
+    be_target_if_asked();
+    let mut tap = Tap::new();
+    let nodes = memory_nodes();
+    let (a, b, c) = (nodes[0], nodes[1], nodes[2]);
+    let cli = Cli {
+        program: program(),
+        uid: 0,
+    };
+    let nobody = Cli {
+        program: public_copy(&cli.program),
+        uid: NOBODY,
+    };
+    let part = format!("{a}:{PAGES}");
+    let on = |node: u32| vec![node as i32; PAGES];
+    let whole = |t: &Target, i: usize| format!("{:#x}+{}", t.parts[i], PAGES * page());
+
+    tap.test("info: text and JSON agree", || {
+        let text = cli.run("info").expect(0);
+        let json = cli.run("info --json").expect(0).json();
+        let highest = sysfs_nodes("possible").into_iter().max().unwrap();
+        assert_eq!(json["max_nodes"], highest + 1);
+        for flag in json["flags"].as_array().unwrap() {
+            assert!(text.out.contains(flag.as_str().unwrap()), "{}", text.out);
+        }
+        assert!(text.out.contains("DRY_RUN"));
+    });
+
+    tap.test("move: the whole of a process", || {
+        let parts = [part.clone(), format!("{b}:{PAGES}")];
+        let mut target = Target::start(&[&parts[0], &parts[1]], 0);
+        let line = format!("move {} {a},{b}:{c},{a}", target.pid());
+        // Something may be busy for a moment: the command may be repeated, but
+        // then not with a map that would move on what has arrived.
+        let first = cli.run(&line);
+        assert!(first.status == 0 || first.status == 3, "{}", first.err);
+        assert!(first.out.contains("moved"), "{}", first.out);
+        assert_eq!(first.status == 3, first.out.contains("left behind"));
+        assert_eq!(target.nodes(0, PAGES), on(c));
+        assert_eq!(target.nodes(1, PAGES), on(a));
+        assert_eq!(target.damaged(), 0);
+    });
+
+    tap.test("move: maps as several words, and a swap", || {
+        let parts = [part.clone(), format!("{b}:{PAGES}")];
+        let mut target = Target::start(&[&parts[0], &parts[1]], 0);
+        let line = format!("move {} {a}:{b} {b}:{a}", target.pid());
+        let first = cli.run(&line);
+        assert!(first.status == 0 || first.status == 3, "{}", first.err);
+        assert_eq!(target.nodes(0, PAGES), on(b));
+        assert_eq!(target.nodes(1, PAGES), on(a));
+        assert_eq!(target.damaged(), 0);
+    });
+
+    tap.test("move --range --json: exactly these pages", || {
+        let mut target = Target::start(&[&part, &part], 0);
+        let range = whole(&target, 1);
+        let line = format!("move {} {a}:{b} --range {range} --json", target.pid());
+        let json = cli.run(&line).expect(0).json();
+        assert_eq!(target.nodes(0, PAGES), on(a));
+        assert_eq!(target.nodes(1, PAGES), on(b));
+        assert_eq!(json["pid"], target.pid());
+        assert_eq!(json["moved"], PAGES);
+        assert_eq!(json["pairs"][0]["old"], a);
+        assert_eq!(json["pairs"][0]["new"], b);
+        assert_eq!(json["pairs"][0]["moved"], PAGES);
+        assert_eq!(json["left_behind"], 0);
+        assert_eq!(json["stopped_by"], "end");
+        assert_eq!(json["dry_run"], false);
+        assert_eq!(target.damaged(), 0);
+    });
+
+    tap.test("move --dry-run: nothing moves", || {
+        let target = Target::start(&[&part], 0);
+        let range = whole(&target, 0);
+        let line = format!("move {} {a}:{b} --range {range} --dry-run", target.pid());
+        let text = cli.run(&line).expect(0);
+        assert!(text.out.contains("would move 256 pages"), "{}", text.out);
+        let json = cli.run(&format!("{line} --json")).expect(0).json();
+        assert_eq!(json["moved"], PAGES);
+        assert_eq!(json["dry_run"], true);
+        assert_eq!(target.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("move: wildcards", || {
+        let target = Target::start(&[&format!("{a},{b}:{PAGES}")], 0);
+        let range = whole(&target, 0);
+        let line = |map: &str| format!("move {} {map} --range {range}", target.pid());
+        cli.run(&line(&format!("all:{c}"))).expect(0);
+        assert_eq!(target.nodes(0, PAGES), on(c));
+        cli.run(&line(&format!("{c}:any"))).expect(0);
+        for node in target.nodes(0, PAGES) {
+            assert!(node >= 0 && node != c as i32, "{node}");
+        }
+        cli.run(&line(&format!("!{a}:{a}"))).expect(0);
+        assert_eq!(target.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("move --exclusive: status 3, and why", || {
+        let file = format!("/dev/shm/page_migrate-cli-{}", std::process::id());
+        let part = format!("{a}:{PAGES}:{file}");
+        let one = Target::start(&[&part], 0);
+        let two = Target::start(&[&part], 0);
+        let range = whole(&one, 0);
+        let line = format!("move {} {a}:{b} --range {range} --exclusive", one.pid());
+        let text = cli.run(&line).expect(3);
+        assert!(text.out.contains("left behind: 256 pages"), "{}", text.out);
+        assert!(text.out.contains("CAP_SYS_NICE"), "{}", text.out);
+        assert!(!text.out.contains("pinned"), "{}", text.out);
+        let json = cli.run(&format!("{line} --json")).expect(3).json();
+        assert_eq!(json["shared"], PAGES);
+        assert_eq!(json["left_behind"], PAGES);
+        assert_eq!(two.nodes(0, PAGES), on(a));
+        fs::remove_file(file).unwrap();
+    });
+
+    tap.test("move: a progress bar on a terminal, none in a pipe", || {
+        let many = 8 * 4096;
+        let mut target = Target::start(&[&format!("{a}:{many}")], 0);
+        let line = |map: &str| {
+            let program = cli.program.display();
+            format!(
+                "{program} move {} {map} --range {:#x}+{}",
+                target.pid(),
+                target.parts[0],
+                many * page()
+            )
+        };
+        // script(1) gives it a terminal.
+        let on_terminal = |map: &str| {
+            done(
+                Command::new("script")
+                    .args(["-q", "-e", "-c", &line(map), "/dev/null"])
+                    .env("TERM", "xterm"),
+            )
+        };
+        let shown = on_terminal(&format!("{a}:{b}")).expect(0);
+        assert!(shown.out.contains('%'), "{}", shown.out);
+        assert!(shown.out.contains("moved 32768 pages"), "{}", shown.out);
+        assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+        // A map that must be done in one call.
+        let shown = on_terminal(&format!("'{b}:{a} {a}:{b}'")).expect(0);
+        assert!(shown.out.contains("moved 32768 pages"), "{}", shown.out);
+        assert_eq!(target.nodes(0, many), vec![a as i32; many]);
+        let piped = done(Command::new("sh").args(["-c", &line(&format!("{a}:{b}"))])).expect(0);
+        assert_eq!(piped.err, "");
+        assert!(!piped.out.contains('%'), "{}", piped.out);
+        assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+        assert_eq!(target.damaged(), 0);
+    });
+
+    tap.test("move: Ctrl-C ends it, the same command goes on", || {
+        let many = 12 * 4096;
+        let mut target = Target::start(&[&format!("{a}:{many}")], 0);
+        let range = format!("{:#x}+{}", target.parts[0], many * page());
+        let line = format!("move {} {a}:{b} --range {range} --json", target.pid());
+        let child = Command::new(&cli.program)
+            .args(line.split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It is at work as soon as the first page has moved.
+        let begin = Instant::now();
+        while nodes_of(target.pid(), target.parts[0], 1) != [b as i32] {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing moves");
+        }
+        signal(child.id(), libc::SIGINT);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("interrupted"), "{said}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["stopped_by"], "interrupted");
+        let moved = json["moved"].as_u64().unwrap();
+        let seen = target.nodes(0, many);
+        let there = seen.iter().filter(|n| **n == b as i32).count();
+        assert_eq!(there as u64, moved);
+        assert!(there > 0 && there < many, "{there}");
+        let resume_va = json["resume_va"].as_u64().unwrap();
+        assert!(resume_va > target.parts[0]);
+        assert!(resume_va < target.parts[0] + (many * page()) as u64);
+        assert_eq!(target.damaged(), 0);
+        let rest = cli.run(&line).expect(0).json();
+        assert_eq!(rest["moved"], many - there);
+        assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+    });
+
+    tap.test("move: a user's own process, and nobody else's", || {
+        let mut own = Target::start(&[&part], NOBODY);
+        let range = whole(&own, 0);
+        let line = format!("move {} {a}:{b} --range {range}", own.pid());
+        nobody.run(&line).expect(0);
+        assert_eq!(own.nodes(0, PAGES), on(b));
+        assert_eq!(own.damaged(), 0);
+        let roots = Target::start(&[&part], 0);
+        let line = format!("move {} {a}:{b}", roots.pid());
+        nobody
+            .run(&line)
+            .expect(1)
+            .says("not permitted")
+            .says("root (uid 0)")
+            .says("nobody")
+            .says("CAP_SYS_PTRACE");
+        nobody
+            .run(&format!("show {}", roots.pid()))
+            .expect(1)
+            .says("root (uid 0)");
+        assert_eq!(roots.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("move: errors say what to do", || {
+        let target = Target::start(&[], 0);
+        let pid = target.pid();
+        let far = sysfs_nodes("possible").into_iter().max().unwrap() + 1;
+        if let Some(empty) = sysfs_nodes("online")
+            .into_iter()
+            .find(|n| !nodes.contains(n))
+        {
+            cli.run(&format!("move {pid} {a}:{empty}"))
+                .expect(1)
+                .says(&format!("new node {empty} is offline or has no memory"));
+        }
+        cli.run(&format!("move {pid} {a}:{far}")).expect(1);
+        // The kernel's first thread.
+        cli.run(&format!("move 2 {a}:{b}"))
+            .expect(1)
+            .says("no address space");
+        drop(target);
+        cli.run(&format!("move {pid} {a}:{b}"))
+            .expect(1)
+            .says("no process");
+        cli.run(&format!("show {pid}")).expect(1).says("no process");
+        cli.run("show 2").expect(1).says("no address space");
+    });
+
+    tap.test("move: a new node outside of the target's cpuset", || {
+        let group = Cgroup::new(&format!("{a},{b}"));
+        let target = Target::start(&[&part], 0);
+        group.enter(target.pid());
+        cli.run(&format!("move {} {a}:{c}", target.pid()))
+            .expect(1)
+            .says("cpuset")
+            .says(&format!("new node {c} is outside"));
+        assert_eq!(target.nodes(0, PAGES), on(a));
+        let range = whole(&target, 0);
+        let line = format!("move {} {a}:{b} --range {range}", target.pid());
+        cli.run(&line).expect(0);
+        assert_eq!(target.nodes(0, PAGES), on(b));
+    });
+
+    tap.test("usage: status 2, and a hint", || {
+        let pid = std::process::id();
+        for line in [
+            "".into(),
+            "move".into(),
+            format!("move {pid}"),
+            format!("move {pid} 0"),
+            format!("move {pid} 0:1,2"),
+            format!("move {pid} 0,0:1"),
+            format!("move {pid} any:any"),
+            format!("move {pid} 0:1 --range 1+1"),
+            format!("move {pid} 0:1 --range 0"),
+            format!("move {pid} 0:1 --unknown"),
+            "move x 0:1".into(),
+            "move 0 0:1".into(),
+            "mark /tmp what".into(),
+        ] {
+            let done = cli.run(&line).expect(2);
+            assert_eq!(done.out, "", "{line}");
+            assert!(!done.err.is_empty(), "{line}");
+        }
+        cli.run(&format!("move {pid} 0:2,1:3"))
+            .expect(2)
+            .says("0,1:2,3");
+    });
+
+    tap.test("show: what numa_maps says", || {
+        let target = Target::start(&[&part, &format!("{b}:512")], 0);
+        let text = cli.run(&format!("show {}", target.pid())).expect(0);
+        let json = cli.run(&format!("show {} --json", target.pid()));
+        let json = json.expect(0).json();
+        let of = |node: u32| {
+            let all = json["nodes"].as_array().unwrap();
+            let found = all.iter().find(|n| n["node"] == node);
+            found.unwrap()["total"].as_u64().unwrap()
+        };
+        assert!(of(a) >= (PAGES * page()) as u64, "{json}");
+        assert!(of(b) >= (512 * page()) as u64, "{json}");
+        assert!(json["bytes"]["anon"].as_u64().unwrap() >= ((PAGES + 512) * page()) as u64);
+        let sum: u64 = nodes.iter().map(|n| of(*n)).sum();
+        assert_eq!(json["total"], sum);
+        for word in ["node", "anon", "stack", "total", "all", "%", "█"] {
+            assert!(text.out.contains(word), "{word}: {}", text.out);
+        }
+        // The same memory on another node, before and after.
+        let range = whole(&target, 0);
+        let line = format!("move {} {a}:{c} --range {range}", target.pid());
+        cli.run(&line).expect(0);
+        let after = cli.run(&format!("show {} --json", target.pid()));
+        let after = after.expect(0).json();
+        let now = |node: u32| {
+            let all = after["nodes"].as_array().unwrap();
+            let found = all.iter().find(|n| n["node"] == node);
+            found.unwrap()["total"].as_u64().unwrap()
+        };
+        assert!(now(c) >= of(c) + (PAGES * page()) as u64, "{after}");
+        assert!(now(a) < of(a), "{after}");
+    });
+
+    tap.test("mark: set, show, obey, clear", || {
+        let file = format!("/dev/shm/page_migrate-mark-{}", std::process::id());
+        let part = format!("{a}:{PAGES}:{file}");
+        let target = Target::start(&[&part], 0);
+        let xattr = |name: &str| {
+            done(Command::new("getfattr").args([
+                "--only-values",
+                "--absolute-names",
+                "-n",
+                name,
+                &file,
+            ]))
+        };
+        let range = whole(&target, 0);
+        let line = format!("move {} {a}:{b} --range {range} --json", target.pid());
+
+        assert_eq!(cli.args(&["mark", &file]).expect(0).out, "no mark\n");
+        cli.args(&["mark", &file, "none"]).expect(0);
+        assert_eq!(xattr("user.migrate").expect(0).out, "none");
+        assert_eq!(
+            cli.args(&["mark", &file]).expect(0).out,
+            "user.migrate: none\n"
+        );
+        let json = cli.run(&line).expect(0).json();
+        assert_eq!(json["exempt"], PAGES);
+        assert_eq!(json["moved"], 0);
+        assert_eq!(target.nodes(0, PAGES), on(a));
+
+        cli.args(&["mark", "--trusted", &file, "lib"]).expect(0);
+        assert_eq!(xattr("trusted.migrate").expect(0).out, "lib");
+        cli.args(&["mark", &file, "clear"])
+            .expect(0)
+            .says("trusted.migrate");
+        xattr("user.migrate").expect(1);
+        // "lib" lets pages of writable mappings move.
+        assert_eq!(cli.run(&line).expect(0).json()["moved"], PAGES);
+        assert_eq!(target.nodes(0, PAGES), on(b));
+        cli.args(&["mark", "--trusted", &file, "clear"]).expect(0);
+        cli.args(&["mark", "--trusted", &file, "clear"]).expect(0);
+        xattr("trusted.migrate").expect(1);
+
+        nobody
+            .args(&["mark", "--trusted", &file, "none"])
+            .expect(1)
+            .says("CAP_SYS_ADMIN");
+        cli.args(&["mark", "/proc/self/status", "none"])
+            .expect(1)
+            .says("cannot mark");
+        fs::remove_file(file).unwrap();
+    });
+
+    tap.test("no device: says how to get one", || {
+        // Without the device in sight, in a namespace of its own.
+        let line = format!(
+            "mount -t tmpfs none /dev && exec {} info",
+            cli.program.display()
+        );
+        done(Command::new("unshare").args(["--mount", "sh", "-c", &line]))
+            .expect(1)
+            .says("insmod");
+    });
+
+    clean_up();
+    tap.finish();
+}

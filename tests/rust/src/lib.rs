@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the Rust test programs share: TAP output, memory on known nodes, and a
+//! look at pages from outside of the module, by move_pages(2).
+//!
+//! A helper that meets something that no test expects panics: a test that
+//! cannot do its work must not pass.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use page_migrate::{page_size, Machine};
+
+/// uid and gid of an ordinary user.
+pub const NOBODY: u32 = 65534;
+
+/// Of <linux/mempolicy.h>; the crate libc lacks it.
+const MPOL_MF_MOVE: i32 = 2;
+
+/// Runs tests and prints TAP version 13. A test fails by panicking.
+#[derive(Debug, Default)]
+pub struct Tap {
+    run: u32,
+    failed: u32,
+}
+
+thread_local! {
+    static IN_TEST: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Tap {
+    /// Begins the output.
+    pub fn new() -> Self {
+        println!("TAP version 13");
+        panic::set_hook(Box::new(|info| {
+            // One line for each, so that all of it is a comment.
+            for line in info.to_string().lines() {
+                println!("# {line}");
+            }
+            if !IN_TEST.get() {
+                println!("Bail out! a helper failed outside of a test");
+            }
+        }));
+        Tap::default()
+    }
+
+    /// Runs one test.
+    pub fn test(&mut self, name: &str, test: impl FnOnce()) {
+        self.run += 1;
+        IN_TEST.set(true);
+        let ok = panic::catch_unwind(AssertUnwindSafe(test)).is_ok();
+        IN_TEST.set(false);
+        if !ok {
+            self.failed += 1;
+        }
+        let not = if ok { "" } else { "not " };
+        println!("{not}ok {} {name}", self.run);
+        io::stdout().flush().unwrap();
+    }
+
+    /// Prints the plan and ends the program.
+    pub fn finish(self) -> ! {
+        println!("1..{}", self.run);
+        std::process::exit(i32::from(self.failed > 0));
+    }
+}
+
+/// The nodes with memory, ascending; gaps are possible. At least three, as on
+/// every machine that the tests are run on.
+pub fn memory_nodes() -> Vec<u32> {
+    let nodes = Machine::read().unwrap().memory().to_vec();
+    assert!(nodes.len() >= 3, "needs three nodes with memory: {nodes:?}");
+    nodes
+}
+
+/// A node list of sysfs: possible, online, has_memory.
+pub fn sysfs_nodes(file: &str) -> Vec<u32> {
+    let path = format!("/sys/devices/system/node/{file}");
+    let text = fs::read_to_string(path).unwrap();
+    Machine::new(&[], &[]).parse_nodes(text.trim()).unwrap()
+}
+
+/// The machine's base page size.
+pub fn page() -> usize {
+    usize::try_from(page_size()).unwrap()
+}
+
+/// A mapping, gone when it is dropped.
+#[derive(Debug)]
+pub struct Memory {
+    addr: *mut u8,
+    pages: usize,
+}
+
+impl Memory {
+    fn map(pages: usize, prot: i32, flags: i32, fd: i32) -> Self {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let addr = unsafe { libc::mmap(std::ptr::null_mut(), pages * page(), prot, flags, fd, 0) };
+        assert!(addr != libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        let memory = Memory {
+            addr: addr.cast(),
+            pages,
+        };
+        // SAFETY: the whole of a mapping that we have just made. Without huge
+        // pages each page can be on a node of its own.
+        unsafe { libc::madvise(addr, pages * page(), libc::MADV_NOHUGEPAGE) };
+        memory
+    }
+
+    /// Anonymous memory of which nothing is there yet.
+    pub fn empty(pages: usize) -> Self {
+        Self::map(
+            pages,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        )
+    }
+
+    /// Anonymous memory, page i on `nodes[i % nodes.len()]`, each page with
+    /// contents of its own.
+    pub fn on(nodes: &[u32], pages: usize) -> Self {
+        let memory = Self::empty(pages);
+        memory.fill_on(nodes);
+        memory
+    }
+
+    /// A file, mapped shared; its missing pages come to `node`.
+    pub fn file(path: &Path, pages: usize, node: u32) -> Self {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .unwrap();
+        file.set_len((pages * page()) as u64).unwrap();
+        let memory = Self::map(
+            pages,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+        );
+        memory.fill_on(&[node]);
+        memory
+    }
+
+    fn fill_on(&self, nodes: &[u32]) {
+        for (k, node) in nodes.iter().enumerate() {
+            task_policy(Some(*node));
+            for i in (k..self.pages).step_by(nodes.len()) {
+                self.write(i, Self::content(i));
+            }
+        }
+        task_policy(None);
+        for (i, node) in self.nodes().into_iter().enumerate() {
+            assert_eq!(node, nodes[i % nodes.len()] as i32, "placing page {i}");
+        }
+    }
+
+    fn content(page: usize) -> u64 {
+        (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write(&self, i: usize, value: u64) {
+        assert!(i < self.pages);
+        // SAFETY: page i is inside the mapping, which is writable; nobody has
+        // a reference to it.
+        unsafe {
+            self.addr
+                .add(i * page())
+                .cast::<u64>()
+                .write_volatile(value)
+        }
+    }
+
+    fn read(&self, i: usize) -> u64 {
+        assert!(i < self.pages);
+        // SAFETY: as in write().
+        unsafe { self.addr.add(i * page()).cast::<u64>().read_volatile() }
+    }
+
+    /// Takes one page away.
+    fn discard(&self, i: usize) {
+        assert!(i < self.pages);
+        // SAFETY: page i is inside the mapping; its contents are no longer
+        // of use to anybody.
+        unsafe {
+            libc::madvise(
+                self.addr.add(i * page()).cast(),
+                page(),
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
+
+    /// First address.
+    pub fn start(&self) -> u64 {
+        self.addr as u64
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        (self.pages * page()) as u64
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// The mapping as a range of addresses.
+    pub fn range(&self) -> page_migrate::Range {
+        page_migrate::Range {
+            start: self.start(),
+            len: self.len(),
+        }
+    }
+
+    /// Where each page is.
+    pub fn nodes(&self) -> Vec<i32> {
+        nodes_of(0, self.start(), self.pages)
+    }
+
+    /// Pages that do not hold what was written into them.
+    pub fn damaged(&self) -> usize {
+        (0..self.pages)
+            .filter(|i| self.read(*i) != Self::content(*i))
+            .count()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it is given out.
+        unsafe { libc::munmap(self.addr.cast(), self.pages * page()) };
+    }
+}
+
+/// The memory policy of this thread.
+fn task_policy(node: Option<u32>) {
+    let mut mask = [0u64; 16];
+    let (mode, ptr, bits) = match node {
+        Some(node) => {
+            mask[node as usize / 64] = 1 << (node % 64);
+            (libc::MPOL_BIND, mask.as_ptr(), 1024)
+        }
+        None => (libc::MPOL_DEFAULT, std::ptr::null(), 0),
+    };
+    // SAFETY: the mask has as many bits as we say.
+    let done = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, ptr, bits) };
+    assert_eq!(done, 0, "set_mempolicy: {}", io::Error::last_os_error());
+}
+
+/// Nodes of a process's pages, by move_pages(2): a negative errno where there
+/// is no page.
+pub fn nodes_of(pid: i32, start: u64, pages: usize) -> Vec<i32> {
+    let addrs: Vec<u64> = (0..pages).map(|i| start + (i * page()) as u64).collect();
+    let mut status = vec![i32::MIN; pages];
+    // SAFETY: both lists have `pages` entries. Without target nodes the call
+    // only asks.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            pid,
+            pages,
+            addrs.as_ptr(),
+            std::ptr::null::<i32>(),
+            status.as_mut_ptr(),
+            0,
+        )
+    };
+    assert_eq!(done, 0, "move_pages: {}", io::Error::last_os_error());
+    status
+}
+
+/// Free pages of a node.
+pub fn free_pages(node: u32) -> usize {
+    let path = format!("/sys/devices/system/node/node{node}/vmstat");
+    let text = fs::read_to_string(path).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix("nr_free_pages "));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// All free memory of a node, down to where the kernel refuses to move a page
+/// there.
+#[derive(Debug)]
+pub struct Hog {
+    _bulk: Memory,
+    _rest: Memory,
+}
+
+impl Hog {
+    /// Takes it.
+    pub fn new(node: u32, other: u32) -> Self {
+        // Far above every watermark, for nothing may be reclaimed.
+        let reserve = 4096 + free_pages(node) / 50;
+        let bulk = Memory::empty(free_pages(node) + 65536);
+        task_policy(Some(node));
+        for i in 0..bulk.pages {
+            if i % 512 == 0 && free_pages(node) < reserve {
+                break;
+            }
+            bulk.write(i, 1);
+        }
+        task_policy(None);
+        // The rest page by page, from another node, without reclaim.
+        let rest = Memory::empty(reserve * 2);
+        let mut failures = 0;
+        for i in 0..rest.pages {
+            task_policy(Some(other));
+            rest.write(i, 1);
+            task_policy(None);
+            let addr = rest.start() + (i * page()) as u64;
+            let (target, mut status) = (node as i32, 0);
+            // SAFETY: lists of one entry each.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_move_pages,
+                    0,
+                    1,
+                    &raw const addr,
+                    &raw const target,
+                    &raw mut status,
+                    MPOL_MF_MOVE,
+                )
+            };
+            if nodes_of(0, addr, 1) != [node as i32] {
+                rest.discard(i);
+                failures += 1;
+                if failures == 64 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(failures, 64, "node {node} does not get full");
+        Hog {
+            _bulk: bulk,
+            _rest: rest,
+        }
+    }
+}
+
+/// A process with memory on known nodes, made from this program.
+#[derive(Debug)]
+pub struct Target {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// First address of each part.
+    pub parts: Vec<u64>,
+}
+
+impl Target {
+    /// Starts one. Each part is `NODE[,NODE]…:PAGES` for anonymous memory or
+    /// `NODE:PAGES:FILE` for a file that is mapped shared.
+    pub fn start(parts: &[&str], uid: u32) -> Self {
+        let mut command = Command::new(public_copy(&own_program()));
+        command
+            .arg("--target")
+            .args(parts)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if uid != 0 {
+            command.uid(uid).gid(uid);
+        }
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut target = Target {
+            child,
+            stdin,
+            stdout,
+            parts: Vec::new(),
+        };
+        for part in parts {
+            let line = target.line();
+            let addr = line.parse().unwrap_or_else(|_| panic!("{part}: {line}"));
+            target.parts.push(addr);
+        }
+        target
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Where the pages of a part are.
+    pub fn nodes(&self, part: usize, pages: usize) -> Vec<i32> {
+        nodes_of(self.pid(), self.parts[part], pages)
+    }
+
+    /// Pages that do not hold what it wrote into them, as it sees them itself.
+    pub fn damaged(&mut self) -> usize {
+        writeln!(self.stdin, "check").unwrap();
+        self.line().parse().unwrap()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: takes two numbers.
+    let done = unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
+    assert_eq!(done, 0, "kill: {}", io::Error::last_os_error());
+}
+
+/// The path of the running test program.
+pub fn own_program() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// Copies a program to where every user can run it, once.
+pub fn public_copy(program: &Path) -> PathBuf {
+    let folder = PathBuf::from(format!("/tmp/page_migrate-{}", std::process::id()));
+    let copy = folder.join(program.file_name().unwrap());
+    if !copy.exists() {
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(program, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    copy
+}
+
+/// Call this first in every test program: it is also the program of its
+/// targets.
+pub fn be_target_if_asked() {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() != Some("--target") {
+        return;
+    }
+    // The target ends with the test program, whatever becomes of that.
+    // SAFETY: takes plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // A changed user makes a process closed to itself in /proc.
+    // SAFETY: as above.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+    let memory: Vec<Memory> = args
+        .map(|part| {
+            let fields: Vec<&str> = part.splitn(3, ':').collect();
+            let nodes: Vec<u32> = fields[0].split(',').map(|n| n.parse().unwrap()).collect();
+            let pages = fields[1].parse().unwrap();
+            match fields.get(2) {
+                Some(file) => Memory::file(Path::new(file), pages, nodes[0]),
+                None => Memory::on(&nodes, pages),
+            }
+        })
+        .collect();
+    for m in &memory {
+        println!("{}", m.start());
+    }
+    for line in io::stdin().lines() {
+        assert_eq!(line.unwrap(), "check");
+        println!("{}", memory.iter().map(Memory::damaged).sum::<usize>());
+    }
+    std::process::exit(0);
+}
+
+/// Removes what [`public_copy`] made.
+pub fn clean_up() {
+    let _ = fs::remove_dir_all(format!("/tmp/page_migrate-{}", std::process::id()));
+}
