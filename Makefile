@@ -73,6 +73,7 @@ help:
 	@echo 'make demo             see it work in a virtual machine'
 	@echo 'make test             all tests (TESTS=PATTERN: some)'
 	@echo 'make lint             all checks of the sources'
+	@echo 'make format           bring the Rust sources into form'
 	@echo 'make setup            the build root and the kernel'
 	@echo 'make module           page_migrate.ko for the virtual machine'
 	@echo 'make tools            the command pagemigrate, into build/tools/release/'
@@ -101,6 +102,13 @@ tools:
 tests:
 	@kdir="$$($(setup) --print kdir)" && \
 		$(in-root) make $(jobs) -C tests O='$(CURDIR)/build/tests' KDIR="$$kdir"
+
+.PHONY: format
+format:
+	@kdir="$$($(setup) --print kdir)" && $(in-root) rustfmt --edition 2021 \
+		--config-path "$$kdir/.rustfmt.toml" src/page_migrate_main.rs
+	@for f in tools/*/Cargo.toml tests/*/Cargo.toml; do \
+		$(in-root) cargo fmt --manifest-path "$$f" || exit 1; done
 
 .PHONY: test demo lint vm
 test:

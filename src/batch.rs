@@ -114,13 +114,13 @@ impl Batch {
 
     /// Notes that a folio was met that may be in the batch. Returns whether it is.
     ///
-    /// Pages that continue those met so far are new; others are met again.
+    /// Pages after those met so far are new, as a mapping is walked upwards; others are met again.
     pub(crate) fn meet(&mut self, pfn: usize, index: usize, mapped: usize) -> bool {
         let Some(entry) = self.find(pfn) else {
             return false;
         };
         let pages = mapped as u64;
-        if index == entry.next_index {
+        if index >= entry.next_index {
             entry.next_index = index.saturating_add(mapped);
             entry.counted = entry.counted.saturating_add(pages);
             self.pages = self.pages.saturating_add(pages);
@@ -199,7 +199,14 @@ impl Batch {
     }
 
     /// Counts what became of each folio, by reason and by pair, and empties the batch.
-    pub(crate) fn settle(&mut self, counts: &mut Counts, by_pair: &mut [u64]) {
+    ///
+    /// Calls `short` with each pair of which a folio found no room.
+    pub(crate) fn settle(
+        &mut self,
+        counts: &mut Counts,
+        by_pair: &mut [u64],
+        mut short: impl FnMut(usize),
+    ) {
         for entry in self.entries.iter() {
             let mut moved = entry.counted;
             let mut first = None;
@@ -207,6 +214,9 @@ impl Batch {
                 // A folio that was split may have left pages that the walk did not meet.
                 let left = left.min(moved);
                 if left > 0 {
+                    if reason == Reason::NoMemory {
+                        short(entry.pair);
+                    }
                     moved = moved.saturating_sub(left);
                     first = first.or(Some(reason));
                     counts.stay(reason, left);

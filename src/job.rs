@@ -224,6 +224,19 @@ pub(crate) struct Outcome {
     pub(crate) end: End,
 }
 
+/// How a chunk is treated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Count all, move what can be moved.
+    Move,
+    /// Count all, move nothing, remember frames as if they had moved.
+    DryRun,
+    /// Try those of one pair once more that found no room.
+    Rescue(usize),
+    /// Count what could still be moved.
+    Remnant,
+}
+
 /// One call at work.
 struct Call<'a> {
     order: &'a Order,
@@ -236,6 +249,10 @@ struct Call<'a> {
     move_shared: bool,
     drains: u32,
     drained: bool,
+    /// For each pair the address from which on some of its pages found no room.
+    short_from: KVVec<Option<usize>>,
+    /// Pages that could still be moved.
+    remnant: u64,
     outcome: Outcome,
 }
 
@@ -260,6 +277,8 @@ pub(crate) fn migrate(order: &Order, target: &Target, progress: &Progress) -> Re
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         drains: 0,
         drained: false,
+        short_from: KVVec::from_elem(None, order.pairs, GFP_KERNEL)?,
+        remnant: 0,
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, order.pairs, GFP_KERNEL)?,
@@ -267,62 +286,83 @@ pub(crate) fn migrate(order: &Order, target: &Target, progress: &Progress) -> Re
             end: End::Done,
         },
     };
-    let running = Running::begin((!order.dry_run).then_some(progress), start);
-    if !order.dry_run && start < end {
+    let mode = if order.dry_run {
+        Mode::DryRun
+    } else {
+        Mode::Move
+    };
+    let running = Running::begin((mode == Mode::Move).then_some(progress), start);
+    if mode == Mode::Move && start < end {
         shim::folio::drain_lru();
     }
     while call.outcome.resume < end {
-        let ended = call.chunk(end);
+        let at = call.outcome.resume;
+        let ended = call.chunk(at, end, mode).and_then(|resume| {
+            call.outcome.resume = resume;
+            call.pause(resume >= end)
+        });
         running.show(&call.outcome.counts, call.outcome.resume);
-        if let Some(ended) = ended {
+        if let Err(ended) = ended {
             call.outcome.end = ended;
             break;
         }
     }
+    if call.outcome.resume >= end && call.outcome.end == End::Done {
+        if let Err(ended) = call.rescue(end, &running) {
+            call.outcome.end = ended;
+        }
+    }
+    drop(running);
     Ok(call.outcome)
 }
 
 impl Call<'_> {
-    /// Walks as far as one hold of mmap_lock and one batch allow, and moves the batch.
-    fn chunk(&mut self, end: usize) -> Option<End> {
+    /// Walks from `at` as far as one hold of mmap_lock and one batch allow, and moves the batch.
+    /// Returns where to go on.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
+        let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
         let limit = match self.order.max_pages {
-            Some(max) => max.saturating_sub(self.outcome.counts.all_moved()).max(1),
-            None => batch::MAX_PAGES,
+            Some(max) if moving => max.saturating_sub(self.outcome.counts.all_moved()).max(1),
+            _ => batch::MAX_PAGES,
         };
-        let may_drain = !self.order.dry_run && self.drains < MAX_DRAINS;
+        let mut second = Counts::default();
         let mut collector = Collector {
             map: &self.order.map,
             frames: &self.frames,
             marks: &self.marks,
             move_shared: self.move_shared,
-            lists: (!self.order.dry_run).then_some(&mut self.lists),
+            only: match mode {
+                Mode::Rescue(pair) => Some(pair),
+                _ => None,
+            },
+            lists: moving.then_some(&mut self.lists),
             batch: &mut self.batch,
-            counts: &mut self.outcome.counts,
+            counts: match mode {
+                Mode::Move | Mode::DryRun => &mut self.outcome.counts,
+                Mode::Rescue(_) | Mode::Remnant => &mut second,
+            },
             limit,
-            may_drain,
+            may_drain: moving && self.drains < MAX_DRAINS,
             drained: self.drained,
             wants_drain: false,
             mark: Mark::Migratable,
             writable: false,
         };
-        let walked = self
-            .target
-            .mm()
-            .walk(self.outcome.resume, end, &mut collector);
+        let walked = self.target.mm().walk(at, end, &mut collector);
         let wants_drain = collector.wants_drain;
         let Ok(walked) = walked else {
-            return Some(End::Signal);
+            return Err(End::Signal);
         };
-        self.outcome.resume = walked.resume;
-
         if !self.batch.is_empty() {
-            if let Err(ended) = self.move_batch() {
-                return Some(ended);
-            }
+            self.finish_batch(at, mode, second)?;
         }
         if let Some(file) = walked.unknown {
             if let Err(e) = self.marks.learn(file) {
-                return Some(if e == EINTR { End::Signal } else { End::Broke });
+                return Err(if e == EINTR { End::Signal } else { End::Broke });
             }
         }
         self.drained = wants_drain;
@@ -330,53 +370,162 @@ impl Call<'_> {
             self.drains = self.drains.saturating_add(1);
             shim::folio::drain_lru();
         }
-        self.pause(end)
+        Ok(walked.resume)
     }
 
-    /// Whether to stop between two chunks.
-    fn pause(&self, end: usize) -> Option<End> {
+    /// Whether to stop between two chunks; not if all is done.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn pause(&self, done: bool) -> Result<(), End> {
         let moved = self.outcome.counts.all_moved();
-        if self.outcome.resume >= end || self.order.max_pages.is_some_and(|max| moved >= max) {
-            return Some(End::Done);
+        if done {
+            return Ok(());
+        }
+        if self.order.max_pages.is_some_and(|max| moved >= max) {
+            return Err(End::Done);
         }
         if current!().signal_pending() {
-            return Some(End::Signal);
+            return Err(End::Signal);
         }
         if self.target.is_gone() {
-            return Some(End::TargetGone);
+            return Err(End::TargetGone);
         }
-        None
+        Ok(())
     }
 
-    fn move_batch(&mut self) -> Result<(), End> {
+    /// Moves the batch that the walk from `at` has found, and counts what became of it.
+    fn finish_batch(&mut self, at: usize, mode: Mode, mut second: Counts) -> Result<(), End> {
         let mut broke = false;
-        if self.order.dry_run {
-            let frames = &self.frames;
-            broke = self
-                .batch
-                .try_for_each(|pfn, nr_pages| frames.mark(pfn, nr_pages))
-                .is_err();
-        } else {
-            let Self {
-                order,
-                frames,
-                batch,
-                lists,
-                scratch,
-                ..
-            } = self;
-            shim::run_everywhere(&mut || {
-                let mut migration =
-                    Migration::new(&order.map, frames, batch, order.strict, scratch);
-                migration.run(lists);
-                broke = migration.broke;
-            });
+        match mode {
+            Mode::Remnant => {}
+            Mode::DryRun => {
+                let frames = &self.frames;
+                broke = self
+                    .batch
+                    .try_for_each(|pfn, nr_pages| frames.mark(pfn, nr_pages))
+                    .is_err();
+            }
+            Mode::Move | Mode::Rescue(_) => broke = self.move_batch(),
         }
+        if mode == Mode::Remnant {
+            let mut met = Counts::default();
+            self.batch.settle(&mut met, &mut [], |_| {});
+            self.remnant = self.remnant.saturating_add(met.all_met());
+            return Ok(());
+        }
+        let short_from = &mut self.short_from;
+        let counts = match mode {
+            Mode::Rescue(_) => &mut second,
+            _ => &mut self.outcome.counts,
+        };
         self.batch
-            .settle(&mut self.outcome.counts, &mut self.outcome.by_pair);
+            .settle(counts, &mut self.outcome.by_pair, |pair| {
+                if let Some(from) = short_from.get_mut(pair) {
+                    from.get_or_insert(at);
+                }
+            });
+        if matches!(mode, Mode::Rescue(_)) {
+            self.outcome.counts.rescued(&second);
+        }
         if broke {
             return Err(End::Broke);
         }
+        Ok(())
+    }
+
+    /// Moves the batch. Returns whether memory for bookkeeping ran out.
+    fn move_batch(&mut self) -> bool {
+        let Self {
+            order,
+            frames,
+            batch,
+            lists,
+            scratch,
+            ..
+        } = self;
+        let mut broke = false;
+        shim::run_everywhere(&mut || {
+            let mut migration = Migration::new(&order.map, frames, batch, order.strict, scratch);
+            migration.run(lists);
+            broke = migration.broke;
+        });
+        broke
+    }
+
+    /// Tries once more what found no room.
+    ///
+    /// Where full nodes change places, pages can move only as fast as others make room for them.
+    /// So the pairs that were short take turns, each going on from where it first was short, until
+    /// a whole round has moved nothing.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end before the last of them has been tried.
+    fn rescue(&mut self, end: usize, running: &Running<'_>) -> Result<(), End> {
+        if self.order.dry_run || self.outcome.counts.no_memory() == 0 {
+            return Ok(());
+        }
+        let begun = self.outcome.counts.all_moved();
+        let mut ended = Ok(());
+        loop {
+            let before = self.outcome.counts.all_moved();
+            for pair in 0..self.order.pairs {
+                ended = ended.and_then(|()| self.rescue_pair(pair, end));
+                running.show(&self.outcome.counts, end);
+            }
+            if ended.is_err() || self.outcome.counts.all_moved() == before {
+                break;
+            }
+        }
+        if let Err(ended) = ended {
+            // The same call again goes on from the first page that may still move.
+            let first = self.short_from.iter().flatten().min();
+            self.outcome.resume = first.copied().unwrap_or(end);
+            return Err(ended);
+        }
+        if self.outcome.counts.all_moved() > begun {
+            self.count_remnant(end)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with one pair for as long as there is room.
+    fn rescue_pair(&mut self, pair: usize, end: usize) -> Result<(), End> {
+        while let Some(at) = self.short_from.get(pair).copied().flatten() {
+            if let Some(from) = self.short_from.get_mut(pair) {
+                *from = None;
+            }
+            let before = self.outcome.counts.all_moved();
+            let walked = self.chunk(at, end, Mode::Rescue(pair));
+            let Some(from) = self.short_from.get_mut(pair) else {
+                break;
+            };
+            let full = from.is_some();
+            if !full {
+                *from = Some(*walked.as_ref().unwrap_or(&at)).filter(|&at| at < end);
+            }
+            walked?;
+            if full && self.outcome.counts.all_moved() == before {
+                // The turn of the next pair.
+                break;
+            }
+            self.pause(false)?;
+        }
+        Ok(())
+    }
+
+    /// Counts anew what is still without room: a page that was met twice was counted twice.
+    fn count_remnant(&mut self, end: usize) -> Result<(), End> {
+        self.remnant = 0;
+        let mut at = self.order.range.start;
+        while at < end {
+            at = self.chunk(at, end, Mode::Remnant)?;
+            self.pause(at >= end)?;
+        }
+        let remnant = self.remnant;
+        self.outcome.counts.limit_no_memory(remnant);
         Ok(())
     }
 }

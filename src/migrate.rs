@@ -23,8 +23,11 @@ use crate::{
     walk::Lists, //
 };
 
+/// Batches after which reclaim is tried once more on a node where it did not help.
+const PATIENCE: u32 = 64;
+
 /// No room for small pages, and none for large ones, of a node: as a source in this pass, as a
-/// destination after some reclaim in this batch.
+/// destination even after some reclaim.
 const SOURCE_SMALL: u8 = 1;
 const SOURCE_LARGE: u8 = 2;
 const TIRED_SMALL: u8 = 4;
@@ -55,6 +58,7 @@ pub(crate) struct Migration<'a> {
 pub(crate) struct Scratch {
     placed: KVVec<Placed>,
     nodes: KVVec<u8>,
+    batches: u32,
     parked: FolioList,
     sorted: FolioList,
     hand: FolioList,
@@ -68,6 +72,7 @@ impl Scratch {
         Ok(Self {
             placed: KVVec::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL)?,
+            batches: 0,
             parked: FolioList::new()?,
             sorted: FolioList::new()?,
             hand: FolioList::new()?,
@@ -85,7 +90,10 @@ impl<'a> Migration<'a> {
         scratch: &'a mut Scratch,
     ) -> Self {
         scratch.placed.clear();
-        scratch.nodes.fill(0);
+        scratch.batches = scratch.batches.wrapping_add(1);
+        if scratch.batches % PATIENCE == 0 {
+            scratch.nodes.fill(0);
+        }
         Self {
             map,
             frames,
@@ -193,8 +201,8 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Looks for room on one node: what is free first, then, until that failed once in this batch,
-    /// with a little reclaim.
+    /// Looks for room on one node: what is free first, then, unless that failed not long ago, with
+    /// a little reclaim.
     fn allocate_on(&mut self, src: &Source<'_>, node: u16, order: u32) -> Option<NewFolio> {
         let tired = if order == 0 { TIRED_SMALL } else { TIRED_LARGE };
         let index = usize::from(node);

@@ -632,7 +632,9 @@ struct folio *pm_shim_folio_alloc(struct folio *src, unsigned int nid,
 		struct hstate *h = pm_call(size_to_hstate)(folio_size(src));
 
 		/* Gigantic pages come from the pool, not from movable zones. */
-		gfp |= hstate_is_gigantic(h) ? GFP_HIGHUSER : GFP_HIGHUSER_MOVABLE;
+		gfp |= __GFP_COMP;
+		gfp |= hstate_is_gigantic(h) ? GFP_HIGHUSER :
+					       GFP_HIGHUSER_MOVABLE;
 		if (effort == PM_EFFORT_NONE)
 			gfp &= ~__GFP_DIRECT_RECLAIM;
 		return pm_call(alloc_hugetlb_folio_nodemask)(h, nid, NULL, gfp,

@@ -52,6 +52,34 @@ impl Counts {
         self.0.moved_fallback = self.0.moved_fallback.saturating_add(fallback);
     }
 
+    /// Takes over what a second attempt did with pages that had found no room.
+    pub(crate) fn rescued(&mut self, second: &Self) {
+        self.moved(second.all_moved(), second.0.moved_fallback);
+        self.stay(Reason::AlreadyMoved, second.0.already_moved);
+        let mut rest = second
+            .all_moved()
+            .saturating_add(second.0.already_moved);
+        // What moved now was without room before, or else busy.
+        for count in [&mut self.0.no_memory, &mut self.0.busy] {
+            let taken = rest.min(*count);
+            *count = count.saturating_sub(taken);
+            rest = rest.saturating_sub(taken);
+        }
+    }
+
+    /// Sets right how many pages are without room: no more than `pages`. The others were met
+    /// through other mappings before they moved.
+    pub(crate) fn limit_no_memory(&mut self, pages: u64) {
+        let moved = self.0.no_memory.saturating_sub(pages);
+        self.0.no_memory = self.0.no_memory.min(pages);
+        self.stay(Reason::AlreadyMoved, moved);
+    }
+
+    /// Pages that would move or have moved, met once or more.
+    pub(crate) fn all_met(&self) -> u64 {
+        self.all_moved().saturating_add(self.0.already_moved)
+    }
+
     /// Pages that moved, wherever to.
     pub(crate) fn all_moved(&self) -> u64 {
         self.0.moved.saturating_add(self.0.moved_fallback)

@@ -44,6 +44,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) marks: &'a Marks,
     /// Pages that other processes map may move too.
     pub(crate) move_shared: bool,
+    /// Take pages of this pair only, and count none: they have been counted.
+    pub(crate) only: Option<usize>,
     /// Where isolated folios go; `None` to leave them alone.
     pub(crate) lists: Option<&'a mut Lists>,
     pub(crate) batch: &'a mut Batch,
@@ -64,7 +66,9 @@ pub(crate) struct Collector<'a> {
 
 impl Collector<'_> {
     fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
-        self.counts.stay(reason, mapped.mapped() as u64);
+        if self.only.is_none() {
+            self.counts.stay(reason, mapped.mapped() as u64);
+        }
         FolioStep::On
     }
 
@@ -119,6 +123,9 @@ impl Visitor for Collector<'_> {
         let Some(pair) = self.map.pair(mapped.node()) else {
             return self.stay(mapped, Reason::InPlace);
         };
+        if self.only.is_some_and(|only| only != pair) {
+            return FolioStep::On;
+        }
         if let Some(reason) = self.obstacle(mapped) {
             return self.stay(mapped, reason);
         }

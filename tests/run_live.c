@@ -506,66 +506,114 @@ static long high_watermark(int node)
 	return sum;
 }
 
+/* The target's memory, in runs of pages that are on one node after the other. */
 struct full {
-	char *p[2];
-	size_t n[2];
+	char *p;
+	size_t npages, run;
 };
+
+static bool full_on(const struct full *f, size_t page)
+{
+	return page / f->run % 2;
+}
 
 static void full_child(struct child *c, void *arg)
 {
-	(void)arg;
-	for (int k = 0; k < 2; k++) {
-		long floor = high_watermark(mem[k]) + 1024;
-		size_t total = node_free(mem[k]), n = 0;
-		char *p = lazy_map(total, MADV_NOHUGEPAGE);
+	struct full *f = arg;
+	long floor[2];
+	uint64_t bad = 0;
 
-		bind_to(mem[k]);
-		while (n < total && (n % 256 || node_free(mem[k]) > floor)) {
-			((uint64_t *)(p + n * PAGE))[n % 512] = n * 2 + k;
-			n++;
-		}
-		bind_to(-1);
-		child_put(c, (uintptr_t)p);
-		child_put(c, n);
-		/* Told apart later by what the other side asks. */
-		if (k == 1) {
-			uint64_t bad = 0;
-			char *q = (char *)child_get(c);
-			size_t m = child_get(c);
+	for (int k = 0; k < 2; k++)
+		floor[k] = high_watermark(mem[k]) + 1024;
+	if (!f->run) {
+		/* All of one node, then all of the other. */
+		long least = node_free(mem[0]) - floor[0];
 
-			for (size_t i = 0; i < n; i++)
-				bad += ((uint64_t *)(p + i * PAGE))[i % 512] != i * 2 + 1;
-			for (size_t i = 0; i < m; i++)
-				bad += ((uint64_t *)(q + i * PAGE))[i % 512] != i * 2;
-			child_put(c, bad);
-		}
+		if (node_free(mem[1]) - floor[1] < least)
+			least = node_free(mem[1]) - floor[1];
+		/* Some for what the kernel takes meanwhile. */
+		f->run = least - 512;
 	}
+	f->p = lazy_map(node_free(mem[0]) + node_free(mem[1]), MADV_NOHUGEPAGE);
+	for (f->npages = 0; f->npages < 2 * f->run || f->run < 10000; f->npages++) {
+		size_t i = f->npages;
+		int node = mem[full_on(f, i)];
+
+		if (i % f->run == 0)
+			bind_to(node);
+		if (i % 256 == 0 && node_free(node) < floor[full_on(f, i)])
+			break;
+		((uint64_t *)(f->p + i * PAGE))[i % 512] = i + 1;
+	}
+	bind_to(-1);
+	child_put(c, (uintptr_t)f->p);
+	child_put(c, f->npages);
+	child_put(c, f->run);
+	child_get(c);
+	for (size_t i = 0; i < f->npages; i++)
+		bad += ((uint64_t *)(f->p + i * PAGE))[i % 512] != i + 1;
+	child_put(c, bad);
 }
 
-TEST(full_nodes_change_places)
+FIXTURE(full)
 {
-	int fd = pm_open();
+};
+
+FIXTURE_VARIANT(full)
+{
+	size_t run;
+};
+
+FIXTURE_VARIANT_ADD(full, interleaved)
+{
+	.run = 256,
+};
+
+FIXTURE_VARIANT_ADD(full, one_after_the_other)
+{
+	.run = 0,
+};
+
+FIXTURE_SETUP(full)
+{
+}
+
+FIXTURE_TEARDOWN(full)
+{
+}
+
+TEST_F(full, nodes_change_places)
+{
+	struct full f = { .run = variant->run };
 	struct page_migrate_result res;
-	struct full f;
+	int fd = pm_open(), *nodes;
 	struct child c;
+	size_t wrong = 0;
 	long ret;
 
-	child_start(&c, full_child, NULL);
-	for (int k = 0; k < 2; k++) {
-		f.p[k] = (char *)child_get(&c);
-		f.n[k] = child_get(&c);
-	}
-	ASSERT_EQ(f.n[0], count_on(c.pid, f.p[0], f.n[0], mem[0]));
-	ASSERT_EQ(f.n[1], count_on(c.pid, f.p[1], f.n[1], mem[1]));
-	ret = pm_move(fd, c.pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res);
-	EXPECT_LE(0, ret) pm_print(&res);
-	EXPECT_GT(50, ret) pm_print(&res);
+	child_start(&c, full_child, &f);
+	f.p = (char *)child_get(&c);
+	f.npages = child_get(&c);
+	f.run = child_get(&c);
+	nodes = malloc(f.npages * sizeof(*nodes));
+	nodes_of(c.pid, f.p, f.npages, nodes);
+	for (size_t i = 0; i < f.npages; i++)
+		wrong += nodes[i] != mem[full_on(&f, i)];
+	ASSERT_EQ(0, wrong);
+	/* Else there is room enough for a job that takes no care. */
+	ASSERT_LT(4 * (node_free(mem[0]) + node_free(mem[1])), (long)f.npages);
+
+	ret = pm_move(fd, c.pid, f.p, f.npages * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
+	EXPECT_EQ(0, ret) pm_print(&res);
+	EXPECT_EQ(f.npages, res.moved);
 	EXPECT_EQ(0, res.no_memory);
 	EXPECT_EQ(0, res.moved_fallback);
-	EXPECT_EQ(f.n[0], count_on(c.pid, f.p[0], f.n[0], mem[1]));
-	EXPECT_EQ(f.n[1], count_on(c.pid, f.p[1], f.n[1], mem[0]));
-	child_put(&c, (uintptr_t)f.p[0]);
-	child_put(&c, f.n[0]);
+	EXPECT_EQ(f.npages, pm_sum(&res));
+	nodes_of(c.pid, f.p, f.npages, nodes);
+	for (size_t i = 0; i < f.npages; i++)
+		wrong += nodes[i] != mem[!full_on(&f, i)];
+	EXPECT_EQ(0, wrong);
+	child_put(&c, 1);
 	EXPECT_EQ(0, child_get(&c));
 	child_end(&c);
 	EXPECT_EQ(0, nr_isolated());

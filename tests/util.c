@@ -191,6 +191,28 @@ static long node_high(int node)
 	return sum;
 }
 
+long node_free_all(int node)
+{
+	long n, sum = 0;
+	char line[256];
+	int now = -1;
+	FILE *f = fopen("/proc/zoneinfo", "re");
+
+	if (!f)
+		die("/proc/zoneinfo");
+	file_write("/proc/sys/vm/stat_refresh", "1");
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Node %d, zone", &now) == 1 || now != node)
+			continue;
+		/* The zone's own, and the list of each CPU. */
+		if (sscanf(line, " nr_free_pages %ld", &n) == 1 ||
+		    sscanf(line, " count: %ld", &n) == 1)
+			sum += n;
+	}
+	fclose(f);
+	return sum;
+}
+
 int pm_open(void)
 {
 	int fd = open(PM_DEVICE, O_RDWR | O_CLOEXEC);
@@ -662,29 +684,38 @@ void child_end(struct child *c)
 	c->pid = 0;
 }
 
+#define HIGH_FRACTION "/proc/sys/vm/percpu_pagelist_high_fraction"
+
 /*
  * Takes most of a node by faults. Faults may end in the OOM killer, so the
  * last part comes from other nodes by move_pages(2), which fails instead.
+ * The first pages are small ones, to be given back one by one.
  */
 static void hog(struct child *c, void *arg)
 {
-	enum { CHUNK = 64 };
+	enum { CHUNK = 256, SMALL = 16 * HPAGE_NR };
 	/* Faults must stay above every watermark. */
 	long reserve = 2048 + node_high(*(int *)arg);
 	int node = *(int *)arg, nodes[CHUNK], status[CHUNK];
-	size_t first = 0, total, tail = reserve * 2, free_at = 0;
+	size_t first = 0, total, tail = reserve * 2 + 65536, free_at = 0;
 	void *pages[CHUNK];
 	char *p, *t;
 
 	file_write("/proc/self/oom_score_adj", "1000");
+	/* The less page cache there is, the less comes back later. */
+	file_write("/proc/sys/vm/drop_caches", "1");
 	total = node_free(node) + 65536;
-	p = mmap(NULL, total * PAGE, PROT_READ | PROT_WRITE,
+	p = mmap(NULL, total * PAGE + HPAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED || madvise(p, total * PAGE, MADV_NOHUGEPAGE))
+	if (p == MAP_FAILED)
 		die("hog: mmap");
+	p = (char *)(((uintptr_t)p + HPAGE - 1) & ~(HPAGE - 1));
+	if (madvise(p, SMALL * PAGE, MADV_NOHUGEPAGE) ||
+	    madvise(p + SMALL * PAGE, (total - SMALL) * PAGE, MADV_HUGEPAGE))
+		die("hog: madvise");
 	bind_to(node);
 	while (first < total) {
-		if (first % 512 == 0 && node_free(node) < reserve)
+		if (first % HPAGE_NR == 0 && node_free(node) < reserve)
 			break;
 		p[first++ * PAGE] = 1;
 	}
@@ -696,9 +727,18 @@ static void hog(struct child *c, void *arg)
 		die("hog: mmap");
 	for (size_t i = 0; i < CHUNK; i++)
 		nodes[i] = node;
-	for (size_t done = 0, failed = 0; done < tail && failed < 4; done += CHUNK) {
+	/*
+	 * Free pages hide on the lists of the CPUs, and kswapd makes room again
+	 * out of the page cache, in the background. With short lists, which are
+	 * cut whenever the counters are refreshed, go on until nothing comes.
+	 */
+	if (file_write(HIGH_FRACTION, "1000000"))
+		die(HIGH_FRACTION);
+	for (size_t done = 0, quiet = 0; quiet < 5; ) {
 		size_t moved = 0;
 
+		if (done + CHUNK > tail)
+			die("hog: node %d does not get full", node);
 		/* The other nodes have room; any but the hogged one will do. */
 		bind_to(node == mem[0] ? mem[1] : mem[0]);
 		for (size_t i = 0; i < CHUNK; i++) {
@@ -712,20 +752,28 @@ static void hog(struct child *c, void *arg)
 		nodes_of(0, pages[0], CHUNK, status);
 		for (size_t i = 0; i < CHUNK; i++)
 			moved += status[i] == node;
-		if (moved < CHUNK) {
-			failed++;
-			/* What did not fit is of no use. */
-			for (size_t i = 0; i < CHUNK; i++)
-				if (status[i] != node)
-					madvise(pages[i], PAGE, MADV_DONTNEED);
+		done += CHUNK;
+		if (moved == CHUNK) {
+			quiet = 0;
+			continue;
 		}
+		/* What did not fit is of no use. */
+		for (size_t i = 0; i < CHUNK; i++)
+			if (status[i] != node)
+				madvise(pages[i], PAGE, MADV_DONTNEED);
+		quiet++;
+		usleep(20000);
+		file_write("/proc/sys/vm/stat_refresh", "1");
+		if (node_free_all(node) - node_free(node) > 2048)
+			quiet = 0;
 	}
+	file_write(HIGH_FRACTION, "0");
 	child_put(c, 1);
 	for (;;) {
 		size_t n = child_get(c);
 
-		if (free_at + n > first)
-			n = first - free_at;
+		if (free_at + n > SMALL)
+			n = SMALL - free_at;
 		madvise(p + free_at * PAGE, n * PAGE, MADV_DONTNEED);
 		free_at += n;
 		child_put(c, n);

@@ -54,6 +54,8 @@ int node_without_memory(void);
 int node_distance_of(int from, int to);
 /* Free pages of a node, per-CPU lists not included. */
 long node_free(int node);
+/* The same with them: slower, for what must not be lost. */
+long node_free_all(int node);
 
 /* The device. pm_* return what the call returns, or -errno. */
 int pm_open(void);

@@ -281,6 +281,44 @@ pub fn nodes_of(pid: i32, start: u64, pages: usize) -> Vec<i32> {
     status
 }
 
+/// Sends own pages to nodes, as far as there is room.
+fn move_pages(start: u64, nodes: &[i32]) {
+    let addrs: Vec<u64> = (0..nodes.len())
+        .map(|i| start + (i * page()) as u64)
+        .collect();
+    let mut status = vec![0i32; nodes.len()];
+    // SAFETY: all lists have as many entries as we say.
+    unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            nodes.len(),
+            addrs.as_ptr(),
+            nodes.as_ptr(),
+            status.as_mut_ptr(),
+            MPOL_MF_MOVE,
+        )
+    };
+}
+
+/// Pages below which the kernel begins to reclaim on a node, with some room.
+fn high_watermark(node: u32) -> usize {
+    let text = fs::read_to_string("/proc/zoneinfo").unwrap();
+    let mut ours = false;
+    let mut sum = 0;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("Node ") {
+            ours = rest.split(',').next() == Some(node.to_string().as_str());
+        } else if let Some(pages) = line.trim().strip_prefix("high ") {
+            if ours {
+                sum += pages.trim().parse::<usize>().unwrap();
+            }
+        }
+    }
+    assert!(sum > 0, "no watermark of node {node}");
+    sum
+}
+
 /// Free pages of a node.
 pub fn free_pages(node: u32) -> usize {
     let path = format!("/sys/devices/system/node/node{node}/vmstat");
@@ -301,7 +339,7 @@ impl Hog {
     /// Takes it.
     pub fn new(node: u32, other: u32) -> Self {
         // Far above every watermark, for nothing may be reclaimed.
-        let reserve = 4096 + free_pages(node) / 50;
+        let reserve = 1024 + 2 * high_watermark(node);
         let bulk = Memory::empty(free_pages(node) + 65536);
         task_policy(Some(node));
         for i in 0..bulk.pages {
@@ -311,36 +349,38 @@ impl Hog {
             bulk.write(i, 1);
         }
         task_policy(None);
-        // The rest page by page, from another node, without reclaim.
-        let rest = Memory::empty(reserve * 2);
-        let mut failures = 0;
-        for i in 0..rest.pages {
+        // The rest from another node, down to where no page gets in any more.
+        // What the kernel frees there meanwhile, to get above its watermarks,
+        // is taken as well: it is full when that has come to an end.
+        const CHUNK: usize = 64;
+        const IDLE: u32 = 5;
+        let rest = Memory::empty(reserve * 4);
+        let mut idle = 0;
+        for first in (0..rest.pages - CHUNK).step_by(CHUNK) {
             task_policy(Some(other));
-            rest.write(i, 1);
+            (first..first + CHUNK).for_each(|i| rest.write(i, 1));
             task_policy(None);
-            let addr = rest.start() + (i * page()) as u64;
-            let (target, mut status) = (node as i32, 0);
-            // SAFETY: lists of one entry each.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_move_pages,
-                    0,
-                    1,
-                    &raw const addr,
-                    &raw const target,
-                    &raw mut status,
-                    MPOL_MF_MOVE,
-                )
-            };
-            if nodes_of(0, addr, 1) != [node as i32] {
-                rest.discard(i);
-                failures += 1;
-                if failures == 64 {
-                    break;
-                }
+            let start = rest.start() + (first * page()) as u64;
+            move_pages(start, &[node as i32; CHUNK]);
+            let arrived: Vec<bool> = nodes_of(0, start, CHUNK)
+                .into_iter()
+                .map(|n| n == node as i32)
+                .collect();
+            // What did not fit is of no use.
+            for k in (0..CHUNK).filter(|k| !arrived[*k]) {
+                rest.discard(first + k);
             }
+            if arrived.iter().filter(|a| **a).count() > CHUNK / 8 {
+                idle = 0;
+                continue;
+            }
+            idle += 1;
+            if idle == IDLE {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        assert_eq!(failures, 64, "node {node} does not get full");
+        assert_eq!(idle, IDLE, "node {node} does not get full");
         Hog {
             _bulk: bulk,
             _rest: rest,
