@@ -150,8 +150,7 @@ impl Handle {
         let request = request::Migrate::read(arg)?;
         let target = Target::find(request.who())?;
         let reply = request.reply(arg)?;
-        let order =
-            request.for_target(&target, module_parameters::self_ranges_only.value())?;
+        let order = request.for_target(&target, module_parameters::self_ranges_only.value())?;
         reply.probe()?;
         let outcome = job::migrate(&order, &target, &self.progress)?;
         let status = status(&outcome);

@@ -468,11 +468,13 @@ impl Call<'_> {
             return Ok(());
         }
         let begun = self.outcome.counts.all_moved();
+        // A target may fault in pages on the old nodes faster than they move. That must end, too.
+        let goal = begun.saturating_add(self.outcome.counts.no_memory());
         let mut ended = Ok(());
-        loop {
+        while self.outcome.counts.all_moved() < goal {
             let before = self.outcome.counts.all_moved();
             for pair in 0..self.order.pairs {
-                ended = ended.and_then(|()| self.rescue_pair(pair, end));
+                ended = ended.and_then(|()| self.rescue_pair(pair, end, goal));
                 running.show(&self.outcome.counts, end);
             }
             if ended.is_err() || self.outcome.counts.all_moved() == before {
@@ -491,8 +493,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Goes on with one pair for as long as there is room.
-    fn rescue_pair(&mut self, pair: usize, end: usize) -> Result<(), End> {
+    /// Goes on with one pair for as long as there is room, up to `goal` moved pages in all.
+    fn rescue_pair(&mut self, pair: usize, end: usize, goal: u64) -> Result<(), End> {
         while let Some(at) = self.short_from.get(pair).copied().flatten() {
             if let Some(from) = self.short_from.get_mut(pair) {
                 *from = None;
@@ -507,7 +509,8 @@ impl Call<'_> {
                 *from = Some(*walked.as_ref().unwrap_or(&at)).filter(|&at| at < end);
             }
             walked?;
-            if full && self.outcome.counts.all_moved() == before {
+            let moved = self.outcome.counts.all_moved();
+            if moved >= goal || (full && moved == before) {
                 // The turn of the next pair.
                 break;
             }

@@ -110,8 +110,7 @@ impl<'a> Migration<'a> {
         self.pass(&mut lists.plain);
         self.pass(&mut lists.huge);
         for placed in self.scratch.placed.iter().filter(|p| p.fallback) {
-            self.batch
-                .note_fallback(placed.src, placed.nr_pages as u64);
+            self.batch.note_fallback(placed.src, placed.nr_pages as u64);
         }
     }
 
@@ -274,10 +273,7 @@ impl Mover for Migration<'_> {
         }
         self.short = true;
         let large = src.order() > 0;
-        self.mark_node(
-            src.node(),
-            if large { SOURCE_LARGE } else { SOURCE_SMALL },
-        );
+        self.mark_node(src.node(), if large { SOURCE_LARGE } else { SOURCE_SMALL });
         None
     }
 

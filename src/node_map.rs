@@ -363,13 +363,13 @@ mod tests {
             (Err(_), Err(())) => return,
             (map, want) => panic!("{old:?} -> {new:?}: {:?} but {want:?}", map.err()),
         };
-        for node in 0..nr as usize {
-            assert_eq!(map.pair(node), want[node], "{old:?} -> {new:?} at {node}");
+        for (node, &want) in want.iter().enumerate() {
+            assert_eq!(map.pair(node), want, "{old:?} -> {new:?} at {node}");
             let places = order(&map, node, false);
             let strict = order(&map, node, true);
             assert!(places.iter().all(|d| usize::from(d.node) != node));
             assert!(places.iter().all(|d| usable & (1 << d.node) != 0));
-            let Some(pair) = want[node] else {
+            let Some(pair) = want else {
                 assert!(places.is_empty() && strict.is_empty());
                 continue;
             };
@@ -385,7 +385,10 @@ mod tests {
                 assert_eq!(strict, places[..1]);
                 assert!(!places[0].fallback && places[1..].iter().all(|d| d.fallback));
                 let center = new[pair] as usize;
-                let keys: Vec<_> = nodes.iter().map(|&n| (line(center, n as usize), n)).collect();
+                let keys: Vec<_> = nodes
+                    .iter()
+                    .map(|&n| (line(center, n as usize), n))
+                    .collect();
                 assert!(keys.windows(2).all(|w| w[0] < w[1]));
                 nodes.sort_unstable();
                 let mut named: Vec<_> = new.iter().copied().filter(|&n| n != ANY).collect();
@@ -409,12 +412,18 @@ mod tests {
             assert_eq!(build(&[bad], &[1], 4, all).err(), Some(ListError::Range));
             assert_eq!(build(&[1], &[bad], 4, all).err(), Some(ListError::Range));
         }
-        assert_eq!(build(&[1, 1], &[2, 3], 4, all).err(), Some(ListError::Twice));
+        assert_eq!(
+            build(&[1, 1], &[2, 3], 4, all).err(),
+            Some(ListError::Twice)
+        );
         assert_eq!(
             build(&[ANY, ANY], &[2, 3], 4, all).err(),
             Some(ListError::Twice)
         );
-        assert_eq!(build(&[ANY], &[ANY], 4, all).err(), Some(ListError::AnyToAny));
+        assert_eq!(
+            build(&[ANY], &[ANY], 4, all).err(),
+            Some(ListError::AnyToAny)
+        );
     }
 
     #[test]

@@ -145,7 +145,9 @@ impl Migrate {
     /// `EFAULT` if the argument or a list is not readable, `EINVAL` if they make no sense,
     /// `ENOMEM`.
     pub(crate) fn read(arg: usize) -> Result<Self> {
-        let raw: uapi::Request = user_slice::<uapi::Request>(arg as u64, 1)?.reader().read()?;
+        let raw: uapi::Request = user_slice::<uapi::Request>(arg as u64, 1)?
+            .reader()
+            .read()?;
         let nr_nodes = node::count();
         let count = usize::try_from(raw.count)?;
         if raw.flags & !uapi::FLAGS != 0

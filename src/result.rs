@@ -56,9 +56,7 @@ impl Counts {
     pub(crate) fn rescued(&mut self, second: &Self) {
         self.moved(second.all_moved(), second.0.moved_fallback);
         self.stay(Reason::AlreadyMoved, second.0.already_moved);
-        let mut rest = second
-            .all_moved()
-            .saturating_add(second.0.already_moved);
+        let mut rest = second.all_moved().saturating_add(second.0.already_moved);
         // What moved now was without room before, or else busy.
         for count in [&mut self.0.no_memory, &mut self.0.busy] {
             let taken = rest.min(*count);

@@ -601,7 +601,7 @@ TEST_F(full, nodes_change_places)
 		wrong += nodes[i] != mem[full_on(&f, i)];
 	ASSERT_EQ(0, wrong);
 	/* Else there is room enough for a job that takes no care. */
-	ASSERT_LT(4 * (node_free(mem[0]) + node_free(mem[1])), (long)f.npages);
+	ASSERT_LT(2 * (node_free(mem[0]) + node_free(mem[1])), (long)f.npages);
 
 	ret = pm_move(fd, c.pid, f.p, f.npages * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
 	EXPECT_EQ(0, ret) pm_print(&res);

@@ -156,9 +156,8 @@ impl Source<'_> {
         };
         // SAFETY: The folio is isolated, which keeps it alive. The node has memory, or had it when
         // the call began; an offline node just has nothing to give.
-        let folio = unsafe {
-            bindings::pm_shim_folio_alloc(self.folio, u32::from(node), order, effort)
-        };
+        let folio =
+            unsafe { bindings::pm_shim_folio_alloc(self.folio, u32::from(node), order, effort) };
         // INVARIANT: The reference is ours.
         NonNull::new(folio).map(NewFolio)
     }

@@ -217,16 +217,18 @@ impl UserMm {
         let sink: *mut &mut dyn Visitor = &mut visitor;
         // SAFETY: The address space is a live reference, `sink` lives until the call returns and
         // only the two functions below use it, and `walk` is writable.
-        let how = unsafe {
-            bindings::pm_shim_mm_walk(self.as_raw(), start, end, sink.cast(), &mut walk)
-        };
+        let how =
+            unsafe { bindings::pm_shim_mm_walk(self.as_raw(), start, end, sink.cast(), &mut walk) };
         if how < 0 {
             return Err(EINTR);
         }
+        let unknown = NonNull::new(walk.file).map(|file| {
+            // SAFETY: The shim took a reference to any file that it tells of.
+            unsafe { MappedFile::from_raw(file) }
+        });
         Ok(WalkEnd {
             resume: walk.resume,
-            // SAFETY: The shim took a reference to any file that it tells of.
-            unknown: NonNull::new(walk.file).map(|file| unsafe { MappedFile::from_raw(file) }),
+            unknown,
         })
     }
 }

@@ -120,9 +120,7 @@ impl<'a> Steady<'a> {
         };
         // SAFETY: The task is a live reference, and `allowed` is writable for `len` bytes. The
         // caller made it no longer than there are node numbers.
-        unsafe {
-            bindings::pm_shim_task_mems_allowed(self.0.as_ptr(), allowed.as_mut_ptr(), len)
-        };
+        unsafe { bindings::pm_shim_task_mems_allowed(self.0.as_ptr(), allowed.as_mut_ptr(), len) };
     }
 
     /// The memory of the task, `None` if it has none any more.

@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
 use page_migrate::{page_size, Machine};
 
@@ -55,6 +56,7 @@ impl Tap {
     pub fn test(&mut self, name: &str, test: impl FnOnce()) {
         self.run += 1;
         IN_TEST.set(true);
+        let begin = Instant::now();
         let ok = panic::catch_unwind(AssertUnwindSafe(test)).is_ok();
         IN_TEST.set(false);
         if !ok {
@@ -62,6 +64,7 @@ impl Tap {
         }
         let not = if ok { "" } else { "not " };
         println!("{not}ok {} {name}", self.run);
+        println!("# {} ms", begin.elapsed().as_millis());
         io::stdout().flush().unwrap();
     }
 
