@@ -47,7 +47,7 @@
 	X(migrate_pages, int,						       \
 	  (struct list_head *, new_folio_t, free_folio_t, unsigned long,       \
 	   enum migrate_mode, enum migrate_reason, unsigned int *))	       \
-	X(pidfd_get_task, struct task_struct *, (int, unsigned int *))	       \
+	X(pidfd_get_pid, struct pid *, (unsigned int, unsigned int *))	       \
 	X(pte_offset_map_lock, pte_t *,					       \
 	  (struct mm_struct *, pmd_t *, unsigned long, spinlock_t **))	       \
 	X(ptrace_may_access, bool, (struct task_struct *, unsigned int))       \
@@ -132,16 +132,24 @@ struct task_struct *pm_shim_task_by_pid(pid_t pid)
 }
 
 /**
- * pm_shim_task_by_pidfd() - find the process of a pidfd
- * @pidfd: the descriptor
+ * pm_shim_task_by_pidfd() - find the process or thread of a pidfd
+ * @pidfd: the descriptor, not negative
  *
- * Return: the process with a reference, or an error pointer.
+ * Return: a thread with a reference, or an error pointer.
  */
 struct task_struct *pm_shim_task_by_pidfd(int pidfd)
 {
+	struct task_struct *task;
 	unsigned int flags;
+	struct pid *ref;
 
-	return pm_call(pidfd_get_task)(pidfd, &flags);
+	ref = pm_call(pidfd_get_pid)(pidfd, &flags);
+	if (IS_ERR(ref))
+		return ERR_CAST(ref);
+	/* Of a process this is its first thread, of a thread's pidfd that one. */
+	task = get_pid_task(ref, PIDTYPE_PID);
+	put_pid(ref);
+	return task ?: ERR_PTR(-ESRCH);
 }
 
 /**

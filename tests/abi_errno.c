@@ -473,9 +473,10 @@ TEST_F(errors, first_thread_has_exited)
 
 TEST_F(errors, ebadf)
 {
-	int null = open("/dev/null", O_RDWR);
+	int null = open("/dev/null", O_RDWR), proc = open("/proc/self", O_RDONLY | O_DIRECTORY);
 
 	ASSERT_LE(0, null);
+	ASSERT_LE(0, proc);
 	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = -1);
 	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = INT_MIN);
 	/* The values of PIDFD_SELF_THREAD and PIDFD_SELF_THREAD_GROUP. */
@@ -486,6 +487,8 @@ TEST_F(errors, ebadf)
 	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = INT_MAX);
 	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = null);
 	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = self->fd);
+	/* A folder of /proc serves pidfd_send_signal(2), but is no pidfd. */
+	REFUSED(-EBADF, req.flags = PAGE_MIGRATE_PIDFD; req.pid = proc);
 }
 
 TEST_F(errors, kernel_thread)
@@ -505,15 +508,18 @@ TEST_F(errors, names_of_a_process)
 	struct page_migrate_request req = self->req;
 	struct child c;
 	struct target t = target_start(&c, 0);
-	int pidfd = pidfd_of(c.pid);
+	int pidfd = pidfd_of(c.pid), threadfd = syscall(SYS_pidfd_open, t.tid, O_EXCL);
 	const struct {
 		int pid;
 		unsigned int flags;
 	} names[] = {
 		{ c.pid, 0 }, { t.tid, 0 }, { pidfd, PAGE_MIGRATE_PIDFD },
+		/* PIDFD_THREAD is O_EXCL: a pidfd of a thread. */
+		{ threadfd, PAGE_MIGRATE_PIDFD },
 	};
 
 	ASSERT_NE(c.pid, t.tid);
+	ASSERT_LE(0, threadfd);
 	req.va_start = (uintptr_t)t.p;
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		int *from = i % 2 ? self->new : self->old;
@@ -523,7 +529,8 @@ TEST_F(errors, names_of_a_process)
 		req.flags = names[i].flags;
 		req.old_nodes = (uintptr_t)from;
 		req.new_nodes = (uintptr_t)to;
-		EXPECT_EQ(0, pm_migrate(self->fd, &req));
+		EXPECT_EQ(0, pm_migrate(self->fd, &req))
+			TH_LOG("name %zu", i);
 		EXPECT_EQ(NPAGES, req.result.moved);
 		EXPECT_TRUE(all_on(c.pid, t.p, NPAGES, to, 2));
 	}
@@ -855,6 +862,107 @@ TEST_F(errors, target_exits_during_the_call)
 		usleep(10000);
 	}
 	EXPECT_LT(free - 512, node_free_all(mem[1]) + node_free_all(mem[2]));
+}
+
+/* A caller that moves its parent's pages until it is killed. */
+struct parent {
+	pid_t pid;
+	char *p;
+	size_t npages;
+	int from, to;
+};
+
+static void move_parent(struct child *c, void *arg)
+{
+	struct parent *m = arg;
+	int fd = pm_open();
+
+	child_put(c, 1);
+	pm_move(fd, m->pid, m->p, m->npages * PAGE, 0, 1, &m->from, &m->to, NULL);
+	child_put(c, 2);
+}
+
+/* The caller dies during its call: the target keeps all it had. */
+TEST_F(errors, caller_is_killed_during_the_call)
+{
+	enum { BIG = 24576 };
+	static const int delays[] = { 50, 20, 100, 10, 200 };
+	struct parent m = { .pid = getpid(), .npages = BIG, .from = mem[1], .to = mem[2] };
+	long isolated = nr_isolated();
+	int hits = 0;
+
+	m.p = map_node(BIG, m.from);
+	fill(m.p, BIG, 7);
+	for (size_t i = 0; i < ARRAY_LEN(delays); i++) {
+		size_t there, here;
+		struct child c;
+
+		child_start(&c, move_parent, &m);
+		child_get(&c);
+		usleep(delays[i] * 1000);
+		child_end(&c);
+		there = count_on(0, m.p, BIG, m.to);
+		here = count_on(0, m.p, BIG, m.from);
+		EXPECT_EQ(BIG, there + here);
+		hits += there && here;
+		EXPECT_EQ(0, bad_pages(m.p, BIG, 7));
+		EXPECT_EQ(isolated, nr_isolated());
+		/* Nobody goes on after it. */
+		usleep(50000);
+		EXPECT_EQ(there, count_on(0, m.p, BIG, m.to));
+		/* And another caller can. */
+		ASSERT_EQ(0, pm_move(self->fd, 0, m.p, BIG * PAGE, 0, 1, &m.from, &m.to, NULL));
+		ASSERT_TRUE(all_on(0, m.p, BIG, &m.to, 1));
+		m.to = m.from;
+		m.from = m.from == mem[1] ? mem[2] : mem[1];
+	}
+	EXPECT_LT(0, hits)
+		TH_LOG("no caller died in the middle of a call");
+}
+
+/* Several calls at once on one open file, and on several. */
+struct turn {
+	int fd;
+	char *p;
+	size_t npages;
+	struct page_migrate_result res;
+	long ret;
+};
+
+static void *take_turn(void *arg)
+{
+	struct turn *t = arg;
+
+	t->ret = pm_move(t->fd, 0, t->p, t->npages * PAGE, 0, 2, (int[]){ mem[0], mem[1] },
+			 (int[]){ mem[2], mem[3] }, &t->res);
+	return NULL;
+}
+
+TEST_F(errors, calls_side_by_side)
+{
+	enum { THREADS = 6, N = 3000 };
+	struct turn turns[THREADS];
+	pthread_t threads[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		turns[i] = (struct turn){
+			.fd = i < THREADS / 2 ? self->fd : pm_open(),
+			.p = map_nodes(N, mem, 2),
+			.npages = N,
+		};
+		fill(turns[i].p, N, i);
+	}
+	for (int i = 0; i < THREADS; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, take_turn, &turns[i]));
+	for (int i = 0; i < THREADS; i++)
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+	for (int i = 0; i < THREADS; i++) {
+		EXPECT_EQ(0, turns[i].ret);
+		EXPECT_EQ(N, turns[i].res.moved);
+		EXPECT_EQ(N, pm_sum(&turns[i].res));
+		EXPECT_TRUE(all_on(0, turns[i].p, N, mem + 2, 2));
+		EXPECT_EQ(0, bad_pages(turns[i].p, N, i));
+	}
 }
 
 /* A result on success: written whole, reserved words cleared. */

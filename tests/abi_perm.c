@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -91,8 +92,9 @@ static struct answer ask(struct call call)
 	return a;
 }
 
-#define AS_NOBODY(...) ask((struct call){ .without_cap = -1, .from = mem[0], .to = mem[2], __VA_ARGS__ })
-#define WITHOUT(cap, ...) ask((struct call){ .without_cap = (cap), .from = mem[0], .to = mem[2], __VA_ARGS__ })
+#define WITHOUT(cap, ...)	\
+	ask((struct call){ .without_cap = (cap), .from = mem[0], .to = mem[2], __VA_ARGS__ })
+#define AS_NOBODY(...) WITHOUT(-1, __VA_ARGS__)
 
 static void self_main(struct child *c, void *arg)
 {
@@ -237,6 +239,15 @@ static void share(struct child *c, void *arg)
 			     bad_pages(shm, NPAGES, 2));
 }
 
+static void touch_all(struct child *c, void *arg)
+{
+	char sum = 0;
+
+	for (size_t i = 0; i < NPAGES; i++)
+		sum += ((volatile char *)arg)[i * PAGE];
+	child_put(c, sum);
+}
+
 static struct shared_target shared_start(struct child *c)
 {
 	struct shared_target t;
@@ -329,6 +340,42 @@ TEST(shared_pages_as_root)
 	}
 	child_put(&c, 1);
 	EXPECT_EQ(0, child_get(&c));
+	child_end(&c);
+}
+
+/* Root of a user namespace of its own has no right over others' pages. */
+static void userns_main(struct child *c, void *arg)
+{
+	struct page_migrate_result res;
+	char *shm = mmap(NULL, NPAGES * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct child other;
+	int fd;
+
+	(void)arg;
+	if (shm == MAP_FAILED)
+		die("mmap");
+	place_pages(shm, NPAGES, &mem[0], 1);
+	drop_to(NOBODY);
+	child_start(&other, touch_all, shm);
+	child_get(&other);
+	if (unshare(CLONE_NEWUSER))
+		die("unshare");
+	fd = pm_open();
+	child_put(c, pm_move(fd, 0, shm, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
+	child_put(c, res.shared);
+	child_put(c, all_on(0, shm, NPAGES, &mem[0], 1));
+	child_end(&other);
+}
+
+TEST(shared_pages_in_a_user_namespace)
+{
+	struct child c;
+
+	child_start(&c, userns_main, NULL);
+	EXPECT_EQ(NPAGES, child_get(&c));
+	EXPECT_EQ(NPAGES, child_get(&c));
+	EXPECT_EQ(1, child_get(&c));
 	child_end(&c);
 }
 
@@ -519,6 +566,48 @@ TEST_F(module, unknown_parameter_value)
 	EXPECT_FALSE(loaded());
 }
 
+/*
+ * A module that looks for a function which no kernel has: one letter of a name
+ * in it is changed.
+ */
+TEST_F(module, function_that_the_kernel_lacks)
+{
+	static const char name[] = "\0vma_migratable";
+	int log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int from = module_file(), to = memfd_create("module", MFD_CLOEXEC);
+	off_t size = lseek(from, 0, SEEK_END);
+	char *image, *at, record[4096];
+	int changed = 0, lines = 0, named = 0;
+	long ret;
+
+	ASSERT_LE(0, log);
+	ASSERT_LE(0, to);
+	image = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, from, 0);
+	ASSERT_NE(MAP_FAILED, image);
+	for (at = image; (at = memmem(at, image + size - at, name, sizeof(name))); at++, changed++)
+		at[sizeof(name) - 2] = 'Q';
+	ASSERT_LT(0, changed);
+	ASSERT_EQ(size, write(to, image, size));
+
+	ASSERT_EQ(0, unload());
+	ASSERT_LE(0, lseek(log, 0, SEEK_END));
+	ret = syscall(SYS_finit_module, to, "", 0) ? -errno : 0;
+	EXPECT_EQ(-ENOENT, ret);
+	EXPECT_FALSE(loaded());
+	EXPECT_TRUE(node_comes(false));
+	for (ssize_t n; (n = read(log, record, sizeof(record) - 1)) > 0;) {
+		record[n] = 0;
+		lines += !!strstr(record, "page_migrate:");
+		named += !!strstr(record, "vma_migratablQ");
+	}
+	EXPECT_EQ(1, lines);
+	EXPECT_EQ(1, named);
+	munmap(image, size);
+	close(from);
+	close(to);
+	close(log);
+}
+
 static void *hold_thread(void *arg)
 {
 	*(pid_t *)arg = syscall(SYS_gettid);
@@ -547,7 +636,8 @@ TEST_F(module, self_ranges_only)
 	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
 	EXPECT_TRUE(pm_is_poison(&res));
 	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, ~0UL, 0, 1, &mem[0], &mem[2], &res));
-	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, NULL, (size_t)p + PAGE, 0, 1, &mem[0], &mem[2], &res));
+	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, NULL, (size_t)p + PAGE, 0, 1,
+				   &mem[0], &mem[2], &res));
 	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, NPAGES * PAGE, PAGE_MIGRATE_DRY_RUN, 1,
 				   &mem[0], &mem[2], &res));
 	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[0], 1));

@@ -189,7 +189,8 @@ static bool is_special(pid_t pid, unsigned long addr)
 	if (!f)
 		die("%s", path);
 	while (fgets(line, sizeof(line), f))
-		if ((strstr(line, "[vdso]") || strstr(line, "[vvar") || strstr(line, "[vsyscall]")) &&
+		if ((strstr(line, "[vdso]") || strstr(line, "[vvar") ||
+		     strstr(line, "[vsyscall]")) &&
 		    sscanf(line, "%lx", &start) == 1 && start == addr)
 			found = true;
 	fclose(f);

@@ -162,10 +162,11 @@ static long anon_on(pid_t pid, int node)
 	f = fopen(path, "re");
 	if (!f)
 		die("%s", path);
-	while (fgets(line, sizeof(line), f))
-		if (strstr(line, " anon=") && !strstr(line, " file=") &&
-		    (p = strstr(line, key)))
+	while (fgets(line, sizeof(line), f)) {
+		p = strstr(line, key);
+		if (p && strstr(line, " anon=") && !strstr(line, " file="))
 			n += atol(p + strlen(key));
+	}
 	fclose(f);
 	return n;
 }

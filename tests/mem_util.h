@@ -9,6 +9,7 @@
 #include "util.h"
 
 #include <fcntl.h>
+#include <numaif.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -295,8 +296,27 @@ static inline void own_tmpfs(const char *options)
 		die("tmpfs on /mnt");
 }
 
+/* The high watermarks of a node's zones, in pages. */
+static inline long high_watermark(int node)
+{
+	char line[256];
+	long sum = 0, high;
+	int at = -1;
+	FILE *f = fopen("/proc/zoneinfo", "re");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		sscanf(line, "Node %d,", &at);
+		if (at == node && sscanf(line, " high %ld", &high) == 1)
+			sum += high;
+	}
+	if (!f || !sum)
+		die("/proc/zoneinfo");
+	fclose(f);
+	return sum;
+}
+
 /*
- * A child that leaves a node with about npages free, all of them single: it
+ * A child that leaves a node with room for npages pages, all of them single: it
  * fills the node, frees pages with odd frame numbers, locks the others and
  * takes the free huge pages. With vm.compact_unevictable_allowed off the kernel
  * cannot compact what is left: the node has room for pages, not for huge ones.
@@ -321,35 +341,45 @@ static inline void *lazy_map(size_t npages, int advice)
 	return p;
 }
 
+/* Only the pages of a range are bound, not the page tables that they need. */
+static inline void bind_range(void *p, size_t npages, int node)
+{
+	unsigned long mask[MAX_NODES / (8 * sizeof(long))] = { };
+
+	mask[node / (8 * sizeof(long))] |= 1UL << (node % (8 * sizeof(long)));
+	if (mbind(p, npages * PAGE, MPOL_BIND, mask, MAX_NODES, 0))
+		die("mbind to node %d", node);
+}
+
 static inline void fragment_child(struct child *c, void *arg)
 {
 	const struct fragment *f = arg;
 	/* Enough above the watermarks that a fault never ends in reclaim. */
-	long floor = 4096 + node_free(f->node) / 50;
-	size_t total = node_free(f->node), n = 0, freed = 0;
+	long high = high_watermark(f->node), floor = high + 1024;
+	size_t total = node_free(f->node), n = 0, freed = 0, single = f->npages + floor;
 	char *p = lazy_map(total, MADV_NOHUGEPAGE), *h;
 
 	file_write("/proc/self/oom_score_adj", "1000");
-	bind_to(f->node);
+	bind_range(p, total, f->node);
 	while (n < total && (n % 256 || node_free(f->node) > floor))
 		p[n++ * PAGE] = 1;
-	for (size_t i = 0; i < n && freed < f->npages; i++)
+	for (size_t i = 0; i < n && freed < single; i++)
 		if (pfn_of(p + i * PAGE) & 1) {
 			madvise(p + i * PAGE, PAGE, MADV_DONTNEED);
 			freed++;
 		}
-	if (freed < f->npages || mlock2(p, total * PAGE, MLOCK_ONFAULT))
-		die("fragment: freed %zu of %zu", freed, f->npages);
+	if (freed < single || mlock2(p, total * PAGE, MLOCK_ONFAULT))
+		die("fragment: freed %zu of %zu", freed, single);
 	/* What was free in one piece all the time. */
 	h = lazy_map(floor * 2, MADV_HUGEPAGE);
-	for (long i = 0; i + (long)HPAGE_NR <= floor * 2; i += HPAGE_NR) {
+	bind_range(h, floor * 2, f->node);
+	for (long i = 0; i + (long)HPAGE_NR <= floor * 2 && node_free(f->node) > high; i += HPAGE_NR) {
 		h[i * PAGE] = 1;
 		if (!has_flag(h + (i + 1) * PAGE, KPF_THP)) {
 			madvise(h + i * PAGE, HPAGE, MADV_DONTNEED);
 			break;
 		}
 	}
-	bind_to(-1);
 	child_put(c, freed);
 }
 

@@ -487,25 +487,6 @@ TEST(exactly_once_in_a_chain)
 	exactly_once(_metadata, &l, 3, old, new);
 }
 
-/* The high watermarks of a node's zones, in pages. */
-static long high_watermark(int node)
-{
-	char line[256];
-	long sum = 0, high;
-	int at = -1;
-	FILE *f = fopen("/proc/zoneinfo", "re");
-
-	while (f && fgets(line, sizeof(line), f)) {
-		sscanf(line, "Node %d,", &at);
-		if (at == node && sscanf(line, " high %ld", &high) == 1)
-			sum += high;
-	}
-	if (!f || !sum)
-		die("/proc/zoneinfo");
-	fclose(f);
-	return sum;
-}
-
 /* The target's memory, in runs of pages that are on one node after the other. */
 struct full {
 	char *p;

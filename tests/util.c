@@ -810,7 +810,8 @@ void cg_make(struct cg *cg, const char *name, const char *mems)
 	snprintf(cg->path, sizeof(cg->path), CG_ROOT "/pm-%s-%d", name, getpid());
 	if (mkdir(cg->path, 0755))
 		die("mkdir %s", cg->path);
-	if (mems && (ret = cg_set(cg, "cpuset.mems", mems))) {
+	ret = mems ? cg_set(cg, "cpuset.mems", mems) : 0;
+	if (ret) {
 		errno = -ret;
 		die("cpuset.mems %s", mems);
 	}

@@ -107,7 +107,8 @@ impl Device {
     ///
     /// A map whose new nodes are old nodes too could move a page twice that is
     /// mapped twice; this is done in one call. The same goes for a dry run,
-    /// which moves nothing that could be limited.
+    /// which moves nothing that could be limited. Where the module was loaded
+    /// with `self_ranges_only=1`, another process is done in two calls.
     pub fn migrate_in_steps(
         &self,
         request: &Request<'_>,
@@ -147,6 +148,14 @@ impl Device {
                 Err(Error::NoSuchProcess) => {
                     sum.stop = Stop::TargetExited;
                     return Ok(sum);
+                }
+                // Parts of other processes may be forbidden. Then the whole
+                // is left, of which the first part has moved already.
+                Err(Error::InvalidArgument) => {
+                    let mut outcome = self.migrate_range(request, request.range, 0)?;
+                    outcome.add_earlier(&sum);
+                    let _ = progress(&outcome);
+                    return Ok(outcome);
                 }
                 Err(e) => return Err(e),
             };

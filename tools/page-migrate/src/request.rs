@@ -279,6 +279,19 @@ impl Outcome {
         (self.stop == Stop::Interrupted).then_some(self.resume_va)
     }
 
+    /// Adds what an earlier call over a part of the same range moved. All else
+    /// has been met anew, and what had moved is in place now.
+    pub(crate) fn add_earlier(&mut self, earlier: &Outcome) {
+        let (now, then) = (&mut self.counts, &earlier.counts);
+        now.in_place = now.in_place.saturating_sub(then.total_moved());
+        now.moved = now.moved.saturating_add(then.moved);
+        now.moved_fallback = now.moved_fallback.saturating_add(then.moved_fallback);
+        now.policies = now.policies.saturating_add(then.policies);
+        for (a, b) in self.moved_by_pair.iter_mut().zip(&earlier.moved_by_pair) {
+            *a = a.saturating_add(*b);
+        }
+    }
+
     /// Adds what a later call over another part of the range did.
     pub(crate) fn add(&mut self, later: &Outcome) {
         self.counts.add(&later.counts);
@@ -424,6 +437,29 @@ mod tests {
         assert!(!sum.is_complete());
         sum.add(&part(Stop::Interrupted, 0, 0x3000));
         assert_eq!(sum.interrupted_at(), Some(0x3000));
+    }
+
+    #[test]
+    fn an_earlier_part_is_not_counted_twice() {
+        let outcome = |moved, in_place, busy| Outcome {
+            counts: Counts {
+                moved,
+                in_place,
+                busy,
+                ..Counts::default()
+            },
+            moved_by_pair: vec![moved],
+            returned: busy,
+            stop: Stop::Returned,
+            resume_va: 0,
+        };
+        let mut whole = outcome(70, 40, 2);
+        whole.add_earlier(&outcome(30, 5, 1));
+        assert_eq!(whole, {
+            let mut expected = outcome(100, 10, 2);
+            expected.moved_by_pair = vec![100];
+            expected
+        });
     }
 
     #[test]

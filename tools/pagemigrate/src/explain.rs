@@ -104,13 +104,13 @@ pub(crate) fn device(error: &Error) -> String {
     }
 }
 
-/// An error of a call about a process.
-pub(crate) fn call(error: &Error, pid: i32, map: &NodeMap) -> String {
+/// An error of a call about a process, or a part of it.
+pub(crate) fn call(error: &Error, pid: i32, map: &NodeMap, in_part: bool) -> String {
     match error {
         Error::NotPermitted => not_permitted(pid),
         Error::NoSuchProcess => no_process(pid),
         Error::NoSuchNode => no_node(map),
-        Error::InvalidArgument => invalid(pid, map),
+        Error::InvalidArgument => invalid(pid, map, in_part),
         Error::OutOfMemory => "the kernel has no memory left for the call itself".into(),
         other => device(other),
     }
@@ -143,7 +143,7 @@ fn no_node(map: &NodeMap) -> String {
     }
 }
 
-fn invalid(pid: i32, map: &NodeMap) -> String {
+fn invalid(pid: i32, map: &NodeMap, in_part: bool) -> String {
     // A kernel thread and a process on its way out have no memory to speak of.
     if status_field(pid, "VmSize").is_none() {
         return no_address_space(pid);
@@ -162,18 +162,13 @@ fn invalid(pid: i32, map: &NodeMap) -> String {
             );
         }
     }
-    if self_ranges_only() {
-        return "the module was loaded with self_ranges_only=1: a process can give a range only \
-                for itself. Leave --range away."
+    if in_part {
+        return "invalid argument: either the map names a node that this machine cannot have, or \
+                the module was loaded with self_ranges_only=1, with which a process can give a \
+                range only for itself (then leave --range away)"
             .into();
     }
     "invalid argument: the map names a node that this machine cannot have, or nodes for which \
      'any' finds no other; or the module does not know one of the options (see pagemigrate info)"
         .into()
-}
-
-/// Whether the module refuses parts of other processes.
-pub(crate) fn self_ranges_only() -> bool {
-    fs::read_to_string("/sys/module/page_migrate/parameters/self_ranges_only")
-        .is_ok_and(|value| value.trim() == "Y")
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use page_migrate::{open_pidfd, Counts, Device, Machine, NodeMap, Outcome, Request, Stop, Target};
+use page_migrate::{
+    open_pidfd, page_size, Counts, Device, Machine, NodeMap, Outcome, Request, Stop, Target,
+};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -49,15 +51,15 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
             .map_err(|e| format!("cannot catch signals: {e}"))?;
     }
 
-    let explain_call = |e: page_migrate::Error| explain::call(&e, args.pid, &map);
+    let explain_call =
+        |e: page_migrate::Error| explain::call(&e, args.pid, &map, args.range.is_some());
     let begin = Instant::now();
     let outcome = if io::stderr().is_terminal() && !args.dry_run {
         let total = device
             .placement(target, range)
             .map_err(explain_call)?
             .selected(map.pairs());
-        // The module may refuse parts of other processes.
-        let in_steps = !request.may_move_twice() && !explain::self_ranges_only();
+        let in_steps = !request.may_move_twice();
         let bar = progress_bar(total, in_steps);
         let step = if in_steps {
             (total / 100).clamp(STEP_MIN, STEP_MAX)
@@ -66,13 +68,12 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
         };
         let outcome = device.migrate_in_steps(&request, step, |so_far| {
             let left = so_far.counts.left_behind();
-            bar.set_position(
-                so_far
-                    .counts
-                    .total_moved()
-                    .saturating_add(left)
-                    .saturating_add(so_far.counts.exempt),
-            );
+            let done = so_far
+                .counts
+                .total_moved()
+                .saturating_add(left)
+                .saturating_add(so_far.counts.exempt);
+            bar.set_position(done.saturating_mul(page_size()));
             if left > 0 {
                 bar.set_message(format!("{left} left behind"));
             }
@@ -124,13 +125,13 @@ fn exit_status(outcome: &Outcome) -> ExitCode {
 fn progress_bar(total: u64, in_steps: bool) -> ProgressBar {
     let (bar, template) = if in_steps {
         (
-            ProgressBar::new(total),
-            "{bar:40} {percent:>3}%  {human_pos}/{human_len} pages  {per_sec}  eta {eta}  {msg}",
+            ProgressBar::new(total.saturating_mul(page_size())),
+            "{bar:40} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  eta {eta}  {msg}",
         )
     } else {
         (
             ProgressBar::new_spinner(),
-            "{spinner} moving, {elapsed} so far  {msg}",
+            "{spinner} moving, {elapsed} so far",
         )
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -239,7 +240,7 @@ fn to_json(args: &MoveArgs, map: &NodeMap, outcome: &Outcome, elapsed: Duration)
     let value = json!({
         "pid": args.pid,
         "dry_run": args.dry_run,
-        "page_size": page_migrate::page_size(),
+        "page_size": page_size(),
         "pairs": pairs,
         "moved": counts.moved,
         "moved_fallback": counts.moved_fallback,

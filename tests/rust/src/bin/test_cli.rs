@@ -122,6 +122,32 @@ impl Drop for Cgroup {
     }
 }
 
+/// The module, loaded with other parameters until this is dropped.
+struct Reloaded;
+
+impl Reloaded {
+    fn new(parameter: &str) -> Self {
+        Self::load(&[parameter]);
+        Reloaded
+    }
+
+    fn load(parameters: &[&str]) {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        // This program is build/tools/release/test_cli.
+        let build = own_program().ancestors().nth(3).unwrap().to_owned();
+        let module = build.join(release.trim()).join("page_migrate.ko");
+        let run = |command: &mut Command| assert!(command.status().unwrap().success());
+        run(Command::new("rmmod").arg("page_migrate"));
+        run(Command::new("insmod").arg(module).args(parameters));
+    }
+}
+
+impl Drop for Reloaded {
+    fn drop(&mut self) {
+        Self::load(&[]);
+    }
+}
+
 fn main() {
     be_target_if_asked();
     let mut tap = Tap::new();
@@ -481,6 +507,35 @@ fn main() {
             .expect(1)
             .says("cannot mark");
         fs::remove_file(file).unwrap();
+    });
+
+    tap.test("self_ranges_only=1: steps and --range", || {
+        let _module = Reloaded::new("self_ranges_only=1");
+        let many = 3 * 4096;
+        let mut target = Target::start(&[&format!("{a}:{many}")], 0);
+        let range = format!("{:#x}+4096", target.parts[0]);
+        cli.run(&format!("move {} {a}:{b} --range {range}", target.pid()))
+            .expect(1)
+            .says("self_ranges_only");
+        assert_eq!(target.nodes(0, many), vec![a as i32; many]);
+        let line = format!(
+            "{} move {} {a}:{b} --json",
+            cli.program.display(),
+            target.pid()
+        );
+        let shown = done(
+            Command::new("script")
+                .args(["-q", "-e", "-c", &line, "/dev/null"])
+                .env("TERM", "xterm"),
+        );
+        assert!(shown.status == 0 || shown.status == 3, "{}", shown.out);
+        assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+        assert_eq!(target.damaged(), 0);
+        let json = &shown.out[shown.out.find('{').unwrap()..];
+        let json: Value = serde_json::from_str(json).unwrap();
+        let moved = json["moved"].as_u64().unwrap();
+        assert_eq!(json["pairs"][0]["moved"], moved);
+        assert!(moved >= many as u64 && moved < 2 * many as u64, "{json}");
     });
 
     tap.test("no device: says how to get one", || {
