@@ -15,12 +15,11 @@ import json
 import multiprocessing
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-
-import redis
 
 OLD_NODES = (0, 1)
 NEW_NODES = (2, 3)
@@ -49,21 +48,48 @@ def record(key, version):
     return seed + hashlib.shake_128(seed).digest(size_of(key))
 
 
-def connect(socket):
-    return redis.Redis(unix_socket_path=socket, socket_timeout=120)
+class Database:
+    """A connection: as much of the protocol as this file needs."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(120)
+        self.socket.connect(path)
+        self.replies = self.socket.makefile("rb")
+
+    def __call__(self, *words):
+        """Send a command of bytes and numbers, return the reply."""
+        words = [b"%d" % w if isinstance(w, int) else w for w in words]
+        self.socket.sendall(
+            b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
+        )
+        return self.reply()
+
+    def reply(self):
+        head = self.replies.readline()
+        kind, rest = head[:1], head[1:].rstrip()
+        if kind == b"+":
+            return rest
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            return self.replies.read(int(rest) + 2)[:-2] if int(rest) >= 0 else None
+        if kind == b"*":
+            return [self.reply() for _ in range(int(rest))]
+        raise DemoFailed(f"the database answers: {head.decode(errors='replace').strip()}")
 
 
-def load_part(socket, keys):
-    db = connect(socket)
+def load_part(path, keys):
+    db = Database(path)
     for at in range(0, len(keys), BATCH):
-        db.mset({str(k): record(k, 0) for k in keys[at : at + BATCH]})
+        db(b"MSET", *(word for k in keys[at : at + BATCH] for word in (k, record(k, 0))))
 
 
-def check_part(socket, keys, versions, bad):
-    db = connect(socket)
+def check_part(path, keys, versions, bad):
+    db = Database(path)
     for at in range(0, len(keys), BATCH):
         part = keys[at : at + BATCH]
-        for key, got in zip(part, db.mget([str(k) for k in part])):
+        for key, got in zip(part, db(b"MGET", *part), strict=True):
             if got != record(key, versions.get(key, 0)):
                 bad.value += 1
 
@@ -85,12 +111,12 @@ def in_parts(work, count, *args):
 # -------------------------------------------------------------- the clients
 
 
-def client(socket, number, count, stop, answer):
+def client(path, number, count, stop, answer):
     """Read and rewrite records until told to stop; note how long each took.
 
     Each client has its own keys, so it knows what it must read.
     """
-    db = connect(socket)
+    db = Database(path)
     begun, took = array.array("d"), array.array("d")
     versions = {}
     wrong = 0
@@ -105,10 +131,10 @@ def client(socket, number, count, stop, answer):
         expected = record(key, versions.get(key, 0))
         start = time.monotonic()
         if write:
-            db.set(str(key), expected)
+            db(b"SET", key, expected)
             got = expected
         else:
-            got = db.get(str(key))
+            got = db(b"GET", key)
         took.append(time.monotonic() - start)
         begun.append(start)
         wrong += got != expected
@@ -179,33 +205,33 @@ LEFT = ("shared", "busy", "pinned", "unmovable", "no_memory")
 
 
 def demonstrate(args, scratch):
-    socket = f"{scratch}/db.sock"
+    path = f"{scratch}/db.sock"
     server = subprocess.Popen(
         ["numactl", "--interleave=0,1", "--", "valkey-server", "--port", "0"]
-        + ["--unixsocket", socket, "--dir", scratch, "--logfile", f"{scratch}/log"]
+        + ["--unixsocket", path, "--dir", scratch, "--logfile", f"{scratch}/log"]
         + ["--save", "", "--appendonly", "no"],
     )
     try:
-        return serve_and_move(args, socket, server.pid)
+        return serve_and_move(args, path, server.pid)
     finally:
         server.kill()
         server.wait()
 
 
-def wait_for(socket):
+def wait_for(path):
     for _ in range(300):
         try:
-            return connect(socket).ping()
-        except redis.ConnectionError:
+            return Database(path)(b"PING")
+        except OSError:
             time.sleep(0.2)
     raise DemoFailed("the database does not answer")
 
 
-def serve_and_move(args, socket, pid):
-    wait_for(socket)
+def serve_and_move(args, path, pid):
+    wait_for(path)
     say(f"A database: valkey-server, process {pid}, its memory interleaved over nodes 0 and 1")
     start = time.monotonic()
-    in_parts(load_part, args.records, socket)
+    in_parts(load_part, args.records, path)
     live = sum(size_of(k) for k in range(args.records))
     line(f"{args.records} records, {live / 1e6:.0f} MB, loaded in {time.monotonic() - start:.1f} s")
     if live < LIVE_BYTES:
@@ -220,7 +246,7 @@ def serve_and_move(args, socket, pid):
         pipes.append(here)
         clients.append(
             multiprocessing.Process(
-                target=client, args=(socket, number, args.records, stop, there), daemon=True
+                target=client, args=(path, number, args.records, stop, there), daemon=True
             )
         )
         clients[-1].start()
@@ -281,8 +307,8 @@ def serve_and_move(args, socket, pid):
     wrong = sum(sample[3] for sample in samples)
     bad = multiprocessing.Value("i", 0)
     start = time.monotonic()
-    in_parts(check_part, args.records, socket, versions, bad)
-    held = connect(socket).dbsize()
+    in_parts(check_part, args.records, path, versions, bad)
+    held = Database(path)(b"DBSIZE")
     line(
         f"{held} records read back in {time.monotonic() - start:.1f} s,"
         f" {sum(versions.values())} rewritten meanwhile: {bad.value} differ,"
@@ -321,7 +347,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="demo.", dir="/run") as scratch:
         try:
             verdict = demonstrate(args, scratch)
-        except (DemoFailed, redis.RedisError, subprocess.SubprocessError) as failed:
+        except (DemoFailed, OSError, subprocess.SubprocessError) as failed:
             sys.exit(f"demo: FAILED: {failed}")
     pathlib.Path(args.verdict).write_text(verdict + "\n")
 

@@ -7,6 +7,9 @@
 PM_REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 PM_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/page_migrate
 
+# chroot and mount are not on everybody's path.
+PATH=$PATH:/usr/sbin:/sbin
+
 # Change this number when what setup makes of the package list changes.
 PM_ROOT_FORMAT=1
 # The same for a kernel's folder.

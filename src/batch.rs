@@ -4,9 +4,12 @@
 
 use kernel::prelude::*;
 
-use crate::result::{
-    Counts,
-    Reason, //
+use crate::{
+    result::{
+        Counts,
+        Reason, //
+    },
+    shim::folio::FolioList, //
 };
 
 /// Most base pages of a batch; the last folio may pass it.
@@ -44,6 +47,13 @@ struct Entry {
     fallback: u64,
     /// Pages that stay, by reason, as in [`TRIED`].
     left: [u64; TRIED.len()],
+}
+
+/// Isolated folios of a batch. Huge pages have a list of their own, so that one without room does
+/// not stop the others.
+pub(crate) struct Lists {
+    pub(crate) plain: FolioList,
+    pub(crate) huge: FolioList,
 }
 
 /// Folios found by one chunk of the walk.

@@ -3,23 +3,20 @@
 //! A job: what is to be moved, the frames that have been moved to, and how far it is.
 
 use kernel::{
-    alloc::Flags,
     prelude::*,
     sync::atomic::{
         Atomic,
         Relaxed, //
-    },
-    xarray::{
-        AllocKind,
-        XArray, //
-    },
+    }, //
 };
 
 use crate::{
     batch::{
         self,
-        Batch, //
+        Batch,
+        Lists, //
     },
+    frames::Frames,
     marks::{
         Mark,
         Marks, //
@@ -42,100 +39,12 @@ use crate::{
     target::Target,
     walk::{
         Census,
-        Collector,
-        Lists, //
+        Collector, //
     },
 };
 
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
-
-/// Frames of one page of bits: 128 MiB.
-const FRAMES_PER_PAGE: usize = 1 << 15;
-
-/// Bits of 32768 frames: one page of memory.
-#[derive(Zeroable)]
-struct FramePage([u64; FRAMES_PER_PAGE / 64]);
-
-/// The frames that a job has moved pages to, one bit each, in pages made on demand.
-///
-/// A folio found in such a frame has been moved in this job, through whatever mapping it is met.
-#[pin_data]
-pub(crate) struct Frames {
-    #[pin]
-    pages: XArray<KBox<FramePage>>,
-}
-
-/// The word and the mask of a frame within its page.
-fn bit(pfn: usize) -> (usize, u64) {
-    (pfn % FRAMES_PER_PAGE / 64, 1 << (pfn % 64))
-}
-
-impl Frames {
-    /// No frame.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            pages <- XArray::new(AllocKind::Alloc),
-        })
-    }
-
-    /// Whether a frame is among them. Neither sleeps nor allocates.
-    pub(crate) fn contains(&self, pfn: usize) -> bool {
-        let (word, mask) = bit(pfn);
-        self.pages
-            .lock()
-            .get(pfn / FRAMES_PER_PAGE)
-            .and_then(|page| page.0.get(word))
-            .is_some_and(|word| word & mask != 0)
-    }
-
-    /// Adds the frames of a folio.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; none has been added then.
-    pub(crate) fn mark(&self, pfn: usize, nr_pages: usize) -> Result {
-        let end = pfn.checked_add(nr_pages).ok_or(EOVERFLOW)?;
-        for index in (pfn / FRAMES_PER_PAGE)..end.div_ceil(FRAMES_PER_PAGE) {
-            self.prepare(index)?;
-        }
-        self.update(pfn..end, |word, mask| *word |= mask);
-        Ok(())
-    }
-
-    /// Takes the frames of a folio away.
-    pub(crate) fn unmark(&self, pfn: usize, nr_pages: usize) {
-        self.update(pfn..pfn.saturating_add(nr_pages), |word, mask| {
-            *word &= !mask;
-        });
-    }
-
-    fn prepare(&self, index: usize) -> Result {
-        if self.pages.lock().get(index).is_some() {
-            return Ok(());
-        }
-        let flags: Flags = GFP_KERNEL;
-        let page = KBox::init(pin_init::init_zeroed::<FramePage>(), flags)?;
-        let mut pages = self.pages.lock();
-        if pages.get(index).is_none() {
-            pages.store(index, page, flags)?;
-        }
-        Ok(())
-    }
-
-    fn update(&self, frames: core::ops::Range<usize>, change: impl Fn(&mut u64, u64)) {
-        let mut pages = self.pages.lock();
-        for pfn in frames {
-            let (word, mask) = bit(pfn);
-            if let Some(word) = pages
-                .get_mut(pfn / FRAMES_PER_PAGE)
-                .and_then(|page| page.0.get_mut(word))
-            {
-                change(word, mask);
-            }
-        }
-    }
-}
 
 /// How far the work of an open file is, for whoever looks while it goes on.
 pub(crate) struct Progress {

@@ -5,9 +5,11 @@
 use kernel::prelude::*;
 
 use crate::{
-    batch::Batch,
-    job::Frames,
-    request::Map,
+    batch::{
+        Batch,
+        Lists, //
+    },
+    frames::Frames,
     result::Reason,
     shim::{
         self,
@@ -18,9 +20,11 @@ use crate::{
             NewFolio,
             Source, //
         },
-        node, //
-    },
-    walk::Lists, //
+        node::{
+            self,
+            Map, //
+        }, //
+    }, //
 };
 
 /// Batches after which reclaim is tried once more on a node where it did not help.

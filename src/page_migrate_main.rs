@@ -12,6 +12,7 @@ use kernel::prelude::*;
 mod batch;
 mod bindings;
 mod device;
+mod frames;
 mod job;
 mod marks;
 mod migrate;

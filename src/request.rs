@@ -14,19 +14,18 @@ use kernel::{
 use crate::{
     node_map::{
         self,
-        ListError,
-        NodeMap, //
+        ListError, //
     },
-    shim::node,
+    shim::node::{
+        self,
+        Map, //
+    },
     target::{
         Target,
         Who, //
     },
     uapi, //
 };
-
-/// A node map in kernel memory.
-pub(crate) type Map = NodeMap<KVVec<u16>, KVVec<i32>, KVVec<u8>>;
 
 /// An address range, in bytes, page-aligned.
 #[derive(Clone, Copy)]
@@ -196,7 +195,7 @@ impl Migrate {
         let pairs = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let flags = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let count = self.old.len();
-        let map = NodeMap::new(&self.old, self.new, pairs, flags, |n| {
+        let map = Map::new(&self.old, self.new, pairs, flags, |n| {
             node::facts(n, target.allows(n))
         })
         .map_err(list_errno)?;

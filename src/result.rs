@@ -7,7 +7,7 @@ use crate::uapi::CallResult;
 /// Why a page stays where it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// It was in place, or is in use by nobody's list.
+    /// It is on no old node, or on one that maps to itself.
     InPlace,
     /// It has moved in this job before.
     AlreadyMoved,

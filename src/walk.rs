@@ -5,20 +5,19 @@
 use crate::{
     batch::{
         self,
-        Batch, //
+        Batch,
+        Lists, //
     },
-    job::Frames,
+    frames::Frames,
     marks::{
         Mark,
         Marks, //
     },
-    request::Map,
     result::{
         Counts,
         Reason, //
     },
     shim::{
-        folio::FolioList,
         mm::{
             FolioStep,
             Mapped,
@@ -26,16 +25,10 @@ use crate::{
             Visitor,
             Vma,
             VmaStep, //
-        }, //
+        },
+        node::Map, //
     },
 };
-
-/// Isolated folios of a batch. Huge pages have a list of their own, so that one without room does
-/// not stop the others.
-pub(crate) struct Lists {
-    pub(crate) plain: FolioList,
-    pub(crate) huge: FolioList,
-}
 
 /// Sorts the pages of one chunk: counts those that stay, collects those that are to move.
 pub(crate) struct Collector<'a> {

@@ -218,8 +218,8 @@ TEST_F(pool, no_room)
 	EXPECT_EQ(stayed, res.no_memory);
 	EXPECT_EQ(SMALL + BIG * HPAGE_NR - stayed, res.moved);
 	EXPECT_EQ(SMALL + BIG * HPAGE_NR, pm_sum(&res));
-	EXPECT_TRUE(all_on(0, lo, SMALL / 2, &mem[1], 1));
-	EXPECT_TRUE(all_on(0, hi, SMALL / 2, &mem[1], 1));
+	EXPECT_TRUE(come_to_rest_on(lo, SMALL / 2, mem[1]));
+	EXPECT_TRUE(come_to_rest_on(hi, SMALL / 2, mem[1]));
 	EXPECT_EQ(0, bad_pages(lo, SMALL / 2, 7));
 	EXPECT_EQ(0, bad_pages(hi, SMALL / 2, 8));
 	EXPECT_EQ(0, bad_pages(p, BIG * HPAGE_NR, 9));

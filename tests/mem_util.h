@@ -393,6 +393,14 @@ static inline void fragment_start(struct fragment *f, int node, size_t npages)
 	child_get(&f->child);
 }
 
+/* The kernel itself compacts such a node: its pages are away for moments. */
+static inline bool come_to_rest_on(const char *p, size_t npages, int node)
+{
+	for (int i = 0; i < 20 && count_on(0, p, npages, node) < npages; i++)
+		usleep(100000);
+	return all_on(0, p, npages, &node, 1);
+}
+
 static inline void fragment_end(struct fragment *f)
 {
 	if (!f->compact[0])

@@ -115,7 +115,7 @@ bool numa_maps_line(pid_t pid, const void *addr, char *buf, size_t size);
 long numa_maps_pages(pid_t pid, const void *addr, int node);
 /* A field of smaps in kB ("AnonHugePages") of the mapping that holds addr. */
 long smaps_kb(pid_t pid, const void *addr, const char *field);
-/* nr_isolated_anon + nr_isolated_file, exact. */
+/* nr_isolated_anon + nr_isolated_file: what stays isolated for a second. */
 long nr_isolated(void);
 /* A counter of /proc/vmstat, exact; -1 if there is none. */
 long vmstat(const char *name);

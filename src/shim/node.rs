@@ -2,10 +2,18 @@
 
 //! NUMA nodes.
 
+use kernel::prelude::*;
+
 use crate::{
     bindings,
-    node_map::NodeFacts, //
+    node_map::{
+        NodeFacts,
+        NodeMap, //
+    },
 };
+
+/// A node map in kernel memory.
+pub(crate) type Map = NodeMap<KVVec<u16>, KVVec<i32>, KVVec<u8>>;
 
 /// Node numbers are below this.
 pub(crate) fn count() -> usize {
