@@ -125,7 +125,7 @@ vm:
 rust-analyzer:
 	@kdir="$$($(setup) --print kdir)" && root="$$(scripts/setup --print root)" && \
 		$(in-root) make -C "$$kdir" M='$(CURDIR)' rust-analyzer && \
-		sed -i "s|\"/usr/|\"$$root/usr/|g" rust-project.json
+		sed -i "s|\"/usr\([/\"]\)|\"$$root/usr\1|g" rust-project.json
 
 .PHONY: modules_install
 modules_install: check-kdir

@@ -264,6 +264,8 @@ def serve_and_move(args, path, pid):
     after = pages_by_node(pid)
     time.sleep(1)
     stop.set()
+    if not all(pipe.poll(120) for pipe in pipes):
+        raise DemoFailed("a client does not answer")
     samples = [pipe.recv() for pipe in pipes]
     for job in clients:
         job.join()

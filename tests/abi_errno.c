@@ -675,7 +675,6 @@ TEST_F(errors, cpuset_of_the_target)
 	for (int dry = 0; dry < 2; dry++) {
 		unsigned int flags = dry ? PAGE_MIGRATE_DRY_RUN : 0;
 
-
 		for (int len = 0; len <= NPAGES; len += NPAGES) {
 			ret = pm_move(self->fd, c.pid, p, len * PAGE, flags, 1,
 				      (int[]){ mem[0] }, (int[]){ mem[2] }, &res);

@@ -373,7 +373,8 @@ static inline void fragment_child(struct child *c, void *arg)
 	/* What was free in one piece all the time. */
 	h = lazy_map(floor * 2, MADV_HUGEPAGE);
 	bind_range(h, floor * 2, f->node);
-	for (long i = 0; i + (long)HPAGE_NR <= floor * 2 && node_free(f->node) > high; i += HPAGE_NR) {
+	for (long i = 0; i + (long)HPAGE_NR <= floor * 2 && node_free(f->node) > high;
+	     i += HPAGE_NR) {
 		h[i * PAGE] = 1;
 		if (!has_flag(h + (i + 1) * PAGE, KPF_THP)) {
 			madvise(h + i * PAGE, HPAGE, MADV_DONTNEED);

@@ -72,7 +72,8 @@ static void *mapping(void *arg)
 
 static struct busy *busy_new(void)
 {
-	struct busy *b = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct busy *b = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			      -1, 0);
 
 	if (b == MAP_FAILED)
 		die("mmap");
@@ -117,7 +118,8 @@ TEST(busy_target)
 	child_get(&c);
 	maps = b->maps;
 	rounds = b->rounds;
-	for (int i = 0; i < MOVES || ((b->maps < maps + 3 || b->rounds < rounds + 3) && i < 200); i++) {
+	for (int i = 0;
+	     i < MOVES || ((b->maps < maps + 3 || b->rounds < rounds + 3) && i < 200); i++) {
 		unsigned long before = b->maps;
 		long ret = pm_move(fd, c.pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res);
 

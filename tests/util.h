@@ -161,6 +161,7 @@ void hog_release(struct child *c, size_t npages);
 struct cg {
 	char path[256];
 };
+
 void cg_make(struct cg *cg, const char *name, const char *mems);
 /* 0 or -errno. */
 int cg_set(struct cg *cg, const char *file, const char *text);
