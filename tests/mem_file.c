@@ -227,6 +227,8 @@ TEST_F(file, large_folios)
 	ASSERT_EQ(0, posix_fadvise(self->file, 0, 0, POSIX_FADV_SEQUENTIAL));
 	p = mmap(NULL, BIG * PAGE, PROT_READ, MAP_SHARED, self->file, 0);
 	ASSERT_NE(MAP_FAILED, p);
+	/* khugepaged would take the pages out of the page table to merge them. */
+	ASSERT_EQ(0, madvise(p, BIG * PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < BIG; i += 16) {
 		char buf[16 * PAGE];
 

@@ -351,6 +351,20 @@ static inline void bind_range(void *p, size_t npages, int node)
 		die("mbind to node %d", node);
 }
 
+/* Sets, if asked to, and reads how many hugetlb pages of 2 MB a node has. */
+static inline long node_pool(int node, const char *set)
+{
+	char path[160], buf[32];
+
+	snprintf(path, sizeof(path),
+		 "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages", node);
+	if (set && file_write(path, set))
+		die("%s", path);
+	if (file_read(path, buf, sizeof(buf)))
+		die("%s", path);
+	return atol(buf);
+}
+
 static inline void fragment_child(struct child *c, void *arg)
 {
 	const struct fragment *f = arg;
@@ -381,6 +395,16 @@ static inline void fragment_child(struct child *c, void *arg)
 			break;
 		}
 	}
+	/* What the kernel can still make of the rest is taken as well. */
+	h = mmap(NULL, node_pool(f->node, "200") * HPAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+	if (h != MAP_FAILED) {
+		size_t huge = node_pool(f->node, NULL);
+
+		bind_range(h, huge * HPAGE_NR, f->node);
+		for (size_t i = 0; i < huge; i++)
+			h[i * HPAGE] = 1;
+	}
 	child_put(c, freed);
 }
 
@@ -407,6 +431,7 @@ static inline void fragment_end(struct fragment *f)
 	if (!f->compact[0])
 		return;
 	child_end(&f->child);
+	node_pool(f->node, "0");
 	file_write(COMPACT_LOCKED, f->compact);
 	f->compact[0] = 0;
 }
