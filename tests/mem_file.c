@@ -34,6 +34,9 @@ static char *map_file(int file, int prot, int flags)
 
 	if (p == MAP_FAILED)
 		die("mmap of a file");
+	/* khugepaged would take pages out of the page table to merge them. */
+	if (madvise(p, N * PAGE, MADV_NOHUGEPAGE))
+		die("madvise");
 	touch(p, N);
 	if (!all_on(0, p, N, &mem[0], 1))
 		die("the page cache is not where it was placed");
@@ -227,7 +230,6 @@ TEST_F(file, large_folios)
 	ASSERT_EQ(0, posix_fadvise(self->file, 0, 0, POSIX_FADV_SEQUENTIAL));
 	p = mmap(NULL, BIG * PAGE, PROT_READ, MAP_SHARED, self->file, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	/* khugepaged would take the pages out of the page table to merge them. */
 	ASSERT_EQ(0, madvise(p, BIG * PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < BIG; i += 16) {
 		char buf[16 * PAGE];
