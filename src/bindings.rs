@@ -27,6 +27,7 @@ pub(crate) use kernel::bindings::{
     inode,
     list_head,
     mm_struct,
+    mutex,
     pid_t,
     task_struct,
     u32_,

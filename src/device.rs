@@ -21,12 +21,16 @@ use crate::{
     job::{
         self,
         End,
+        Job,
         Outcome,
         Progress, //
     },
     module_parameters,
     request,
-    shim::node,
+    shim::{
+        node,
+        turn::Turn, //
+    },
     target::Target,
     uapi, //
 };
@@ -80,25 +84,29 @@ impl PinnedDrop for Registration {
     }
 }
 
-/// An open file of the device.
+/// An open file of the device: one job at a time.
+#[pin_data]
 struct Handle {
     progress: Progress,
+    #[pin]
+    job: Turn<Option<Job>>,
 }
 
 #[vtable]
 impl MiscDevice for Handle {
-    type Ptr = KBox<Self>;
+    type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        Ok(KBox::new(
-            Self {
+    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
                 progress: Progress::new(),
-            },
+                job <- Turn::new(None),
+            }),
             GFP_KERNEL_ACCOUNT,
-        )?)
+        )
     }
 
-    fn ioctl(me: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(me: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             uapi::IOC_INFO => info(arg),
             uapi::IOC_MIGRATE => me.migrate(arg),
@@ -107,7 +115,7 @@ impl MiscDevice for Handle {
         }
     }
 
-    fn show_fdinfo(me: &Self, m: &SeqFile, _file: &File) {
+    fn show_fdinfo(me: Pin<&Self>, m: &SeqFile, _file: &File) {
         let [moved, left, va, running] = me.progress.read();
         seq_print!(
             m,
@@ -152,7 +160,9 @@ impl Handle {
         let reply = request.reply(arg)?;
         let order = request.for_target(&target, module_parameters::self_ranges_only.value())?;
         reply.probe()?;
-        let outcome = job::migrate(&order, &target, &self.progress)?;
+        let mut job = self.job.take()?;
+        let outcome = job::run(&mut job, &order, &target, &self.progress)?;
+        drop(job);
         let status = status(&outcome);
         if status != Err(ESRCH) {
             let result = outcome.counts.into_result(outcome.resume);

@@ -26,6 +26,7 @@ use crate::{
         Scratch, //
     },
     request::{
+        NodeLists,
         Order,
         Range, //
     },
@@ -45,6 +46,13 @@ use crate::{
 
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
+
+/// What an open file remembers from one call to the next.
+pub(crate) struct Job {
+    lists: NodeLists,
+    frames: Pin<KBox<Frames>>,
+    moved: u64,
+}
 
 /// How far the work of an open file is, for whoever looks while it goes on.
 pub(crate) struct Progress {
@@ -77,22 +85,26 @@ impl Progress {
 }
 
 /// A call that shows its progress until it is dropped.
-struct Running<'a>(Option<&'a Progress>);
+struct Running<'a> {
+    progress: Option<&'a Progress>,
+    /// Pages that earlier calls of the job have moved.
+    before: u64,
+}
 
 impl<'a> Running<'a> {
-    fn begin(progress: Option<&'a Progress>, va: usize) -> Self {
-        let running = Self(progress);
+    fn begin(progress: Option<&'a Progress>, before: u64, va: usize) -> Self {
+        let running = Self { progress, before };
         if let Some(progress) = progress {
-            progress.running.fetch_add(1, Relaxed);
-            progress.moved.store(0, Relaxed);
+            progress.running.store(1, Relaxed);
         }
         running.show(&Counts::default(), va);
         running
     }
 
     fn show(&self, counts: &Counts, va: usize) {
-        if let Some(progress) = self.0 {
-            progress.moved.store(counts.all_moved(), Relaxed);
+        if let Some(progress) = self.progress {
+            let moved = self.before.saturating_add(counts.all_moved());
+            progress.moved.store(moved, Relaxed);
             let left = counts.left().saturating_add(counts.no_memory());
             progress.left.store(left, Relaxed);
             progress.va.store(va as u64, Relaxed);
@@ -102,8 +114,8 @@ impl<'a> Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if let Some(progress) = self.0 {
-            progress.running.fetch_sub(1, Relaxed);
+        if let Some(progress) = self.progress {
+            progress.running.store(0, Relaxed);
         }
     }
 }
@@ -150,7 +162,8 @@ enum Mode {
 struct Call<'a> {
     order: &'a Order,
     target: &'a Target,
-    frames: Pin<KBox<Frames>>,
+    frames: &'a Frames,
+    imagined: Option<Pin<KBox<Frames>>>,
     marks: Marks,
     batch: Batch,
     lists: Lists,
@@ -165,17 +178,63 @@ struct Call<'a> {
     outcome: Outcome,
 }
 
+/// Does what `order` says, as a part of the job in `slot`, or of a new one that takes its place.
+///
+/// # Errors
+///
+/// `ENOMEM` before anything has moved.
+pub(crate) fn run(
+    slot: &mut Option<Job>,
+    order: &Order,
+    target: &Target,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
+    if !continues {
+        let frames = KBox::pin_init(Frames::new(), GFP_KERNEL)?;
+        if order.dry_run {
+            // The old job stays, and the new one is just imagined.
+            return migrate(order, target, &frames, Running::begin(None, 0, 0));
+        }
+        *slot = Some(Job {
+            lists: order.lists.try_clone()?,
+            frames,
+            moved: 0,
+        });
+    }
+    let job = slot.as_mut().ok_or(EINVAL)?;
+    let shown = (!order.dry_run).then_some(progress);
+    let running = Running::begin(shown, job.moved, order.range.start);
+    let outcome = migrate(order, target, &job.frames, running)?;
+    if !order.dry_run {
+        job.moved = job.moved.saturating_add(outcome.counts.all_moved());
+    }
+    Ok(outcome)
+}
+
 /// Moves the pages that `order` selects, chunk by chunk.
 ///
 /// # Errors
 ///
 /// `ENOMEM` before anything has moved.
-pub(crate) fn migrate(order: &Order, target: &Target, progress: &Progress) -> Result<Outcome> {
+fn migrate(
+    order: &Order,
+    target: &Target,
+    frames: &Frames,
+    running: Running<'_>,
+) -> Result<Outcome> {
     let Range { start, end } = order.range;
+    let pairs = order.lists.len();
+    let imagined = if order.dry_run {
+        Some(KBox::pin_init(Frames::new(), GFP_KERNEL)?)
+    } else {
+        None
+    };
     let mut call = Call {
         order,
         target,
-        frames: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
+        frames,
+        imagined,
         marks: Marks::new(),
         batch: Batch::new()?,
         lists: Lists {
@@ -186,11 +245,11 @@ pub(crate) fn migrate(order: &Order, target: &Target, progress: &Progress) -> Re
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         drains: 0,
         drained: false,
-        short_from: KVVec::from_elem(None, order.pairs, GFP_KERNEL)?,
+        short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: 0,
         outcome: Outcome {
             counts: Counts::default(),
-            by_pair: KVVec::from_elem(0, order.pairs, GFP_KERNEL)?,
+            by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
             resume: start,
             end: End::Done,
         },
@@ -200,7 +259,6 @@ pub(crate) fn migrate(order: &Order, target: &Target, progress: &Progress) -> Re
     } else {
         Mode::Move
     };
-    let running = Running::begin((mode == Mode::Move).then_some(progress), start);
     if mode == Mode::Move && start < end {
         shim::folio::drain_lru();
     }
@@ -241,7 +299,8 @@ impl Call<'_> {
         let mut second = Counts::default();
         let mut collector = Collector {
             map: &self.order.map,
-            frames: &self.frames,
+            frames: self.frames,
+            imagined: self.imagined.as_deref(),
             marks: &self.marks,
             move_shared: self.move_shared,
             only: match mode {
@@ -310,11 +369,12 @@ impl Call<'_> {
         match mode {
             Mode::Remnant => {}
             Mode::DryRun => {
-                let frames = &self.frames;
-                broke = self
-                    .batch
-                    .try_for_each(|pfn, nr_pages| frames.mark(pfn, nr_pages))
-                    .is_err();
+                if let Some(imagined) = self.imagined.as_deref() {
+                    broke = self
+                        .batch
+                        .try_for_each(|pfn, nr_pages| imagined.mark(pfn, nr_pages))
+                        .is_err();
+                }
             }
             Mode::Move | Mode::Rescue(_) => broke = self.move_batch(),
         }
@@ -382,7 +442,7 @@ impl Call<'_> {
         let mut ended = Ok(());
         while self.outcome.counts.all_moved() < goal {
             let before = self.outcome.counts.all_moved();
-            for pair in 0..self.order.pairs {
+            for pair in 0..self.order.lists.len() {
                 ended = ended.and_then(|()| self.rescue_pair(pair, end, goal));
                 running.show(&self.outcome.counts, end);
             }

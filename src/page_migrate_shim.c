@@ -19,6 +19,7 @@
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
+#include <linux/mutex.h>
 #include <linux/pagewalk.h>
 #include <linux/pid.h>
 #include <linux/ptrace.h>
@@ -718,6 +719,22 @@ void pm_shim_drain_lru(void)
 void pm_shim_drain_free(void)
 {
 	pm_call(drain_all_pages)(NULL);
+}
+
+void pm_shim_turn_init(struct mutex *lock)
+{
+	mutex_init(lock);
+}
+
+/* Return: 0, or -EINTR if the caller is being killed. */
+int pm_shim_turn_take(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
+}
+
+void pm_shim_turn_give(struct mutex *lock)
+{
+	mutex_unlock(lock);
 }
 
 static struct workqueue_struct *pm_workqueue;

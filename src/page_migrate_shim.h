@@ -14,6 +14,7 @@ struct folio;
 struct inode;
 struct list_head;
 struct mm_struct;
+struct mutex;
 struct task_struct;
 
 /* Facts about a VMA that the walk enters. */
@@ -120,6 +121,10 @@ void pm_shim_folio_put(struct folio *folio);
 void pm_shim_migrate(struct list_head *list, void *mover);
 void pm_shim_drain_lru(void);
 void pm_shim_drain_free(void);
+
+void pm_shim_turn_init(struct mutex *lock);
+int pm_shim_turn_take(struct mutex *lock);
+void pm_shim_turn_give(struct mutex *lock);
 
 int pm_shim_workers_start(void);
 void pm_shim_workers_stop(void);

@@ -118,14 +118,48 @@ pub(crate) struct Migrate {
     moved_by_pair: u64,
 }
 
+fn copy(list: &[i32]) -> Result<KVVec<i32>> {
+    let mut copy = KVVec::with_capacity(list.len(), GFP_KERNEL)?;
+    copy.extend_from_slice(list, GFP_KERNEL)?;
+    Ok(copy)
+}
+
+/// The node lists of a request: what makes calls belong to one job.
+#[derive(PartialEq)]
+pub(crate) struct NodeLists {
+    old: KVVec<i32>,
+    new: KVVec<i32>,
+}
+
+impl NodeLists {
+    /// A copy.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            old: copy(&self.old)?,
+            new: copy(&self.new)?,
+        })
+    }
+
+    /// Entries of each list.
+    pub(crate) fn len(&self) -> usize {
+        self.old.len()
+    }
+}
+
 /// What is left to be done of a request once its target has been found.
 pub(crate) struct Order {
     /// The range, within the target's address space.
     pub(crate) range: Range,
     /// Where pages go.
     pub(crate) map: Map,
-    /// Entries of the node lists.
-    pub(crate) pairs: usize,
+    /// The node lists that the map was made of.
+    pub(crate) lists: NodeLists,
+    /// Forget what has moved before.
+    pub(crate) new_job: bool,
     /// End after so many moved pages.
     pub(crate) max_pages: Option<u64>,
     /// Change nothing.
@@ -194,15 +228,18 @@ impl Migrate {
         let nr_nodes = node::count();
         let pairs = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let flags = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
-        let count = self.old.len();
-        let map = Map::new(&self.old, self.new, pairs, flags, |n| {
+        let map = Map::new(&self.old, copy(&self.new)?, pairs, flags, |n| {
             node::facts(n, target.allows(n))
         })
         .map_err(list_errno)?;
         Ok(Order {
             range: self.range.clipped(size),
             map,
-            pairs: count,
+            lists: NodeLists {
+                old: self.old,
+                new: self.new,
+            },
+            new_job: self.flags & uapi::NEW_JOB != 0,
             max_pages: (self.max_pages > 0).then_some(self.max_pages),
             dry_run: self.flags & uapi::DRY_RUN != 0,
             exclusive: self.flags & uapi::EXCLUSIVE != 0,

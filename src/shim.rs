@@ -17,6 +17,7 @@ pub(crate) mod folio;
 pub(crate) mod mm;
 pub(crate) mod node;
 pub(crate) mod task;
+pub(crate) mod turn;
 
 /// Proof that the kernel functions that the shim calls have been found.
 ///

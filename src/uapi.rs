@@ -28,10 +28,11 @@ pub(crate) const IOC_PLACEMENT: u32 = bindings::page_migrate_ioc_PAGE_MIGRATE_IO
 pub(crate) const PIDFD: u32 = bindings::PAGE_MIGRATE_PIDFD;
 pub(crate) const DRY_RUN: u32 = bindings::PAGE_MIGRATE_DRY_RUN;
 pub(crate) const EXCLUSIVE: u32 = bindings::PAGE_MIGRATE_EXCLUSIVE;
+pub(crate) const NEW_JOB: u32 = bindings::PAGE_MIGRATE_NEW_JOB;
 pub(crate) const STRICT: u32 = bindings::PAGE_MIGRATE_STRICT;
 
 /// Every flag that this module knows.
-pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | EXCLUSIVE | STRICT;
+pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | EXCLUSIVE | NEW_JOB | STRICT;
 
 /// Threads that a call can use: the caller's own.
 pub(crate) const MAX_WORKERS: u32 = 1;

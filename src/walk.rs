@@ -34,6 +34,8 @@ use crate::{
 pub(crate) struct Collector<'a> {
     pub(crate) map: &'a Map,
     pub(crate) frames: &'a Frames,
+    /// Frames that would have been moved, were this no dry run.
+    pub(crate) imagined: Option<&'a Frames>,
     pub(crate) marks: &'a Marks,
     /// Pages that other processes map may move too.
     pub(crate) move_shared: bool,
@@ -63,6 +65,10 @@ impl Collector<'_> {
             self.counts.stay(reason, mapped.mapped() as u64);
         }
         FolioStep::On
+    }
+
+    fn has_moved(&self, pfn: usize) -> bool {
+        self.frames.contains(pfn) || self.imagined.is_some_and(|f| f.contains(pfn))
     }
 
     /// Why a page on an old node must not be tried, if so.
@@ -110,7 +116,7 @@ impl Visitor for Collector<'_> {
         {
             return FolioStep::On;
         }
-        if !mapped.is_migrating() && self.frames.contains(mapped.pfn()) {
+        if !mapped.is_migrating() && self.has_moved(mapped.pfn()) {
             return self.stay(mapped, Reason::AlreadyMoved);
         }
         let Some(pair) = self.map.pair(mapped.node()) else {

@@ -121,7 +121,8 @@ TEST(busy_target)
 	for (int i = 0;
 	     i < MOVES || ((b->maps < maps + 3 || b->rounds < rounds + 3) && i < 200); i++) {
 		unsigned long before = b->maps;
-		long ret = pm_move(fd, c.pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res);
+		long ret = pm_move(fd, c.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2, SWAP_OLD,
+				   SWAP_NEW, &res);
 
 		ASSERT_LE(0, ret) pm_print(&res);
 		EXPECT_EQ((uint64_t)ret, pm_left(&res));
@@ -206,7 +207,8 @@ TEST(target_dies_during_the_call)
 		child_get(&c);
 		k = (struct killer){ .pid = c.pid, .after_us = after[i] };
 		ASSERT_EQ(0, pthread_create(&t, NULL, kill_after, &k));
-		ret = pm_move(fd, c.pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res);
+		ret = pm_move(fd, c.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2,
+			      SWAP_OLD, SWAP_NEW, &res);
 		EXPECT_TRUE(ret >= 0 || ret == -ESRCH) TH_LOG("returned %ld", ret);
 		if (ret >= 0)
 			EXPECT_EQ((uint64_t)ret, pm_left(&res));
@@ -229,7 +231,8 @@ static void calling_child(struct child *c, void *arg)
 
 	child_put(c, 1);
 	for (;;)
-		if (pm_move(fd, a->pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res) < 0)
+		if (pm_move(fd, a->pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2,
+			    SWAP_OLD, SWAP_NEW, &res) < 0)
 			die("the caller's move");
 }
 
@@ -298,7 +301,8 @@ TEST(target_forks_during_the_call)
 	child_get(&c);
 	forks = b->forks;
 	for (int i = 0; i < 20 || (b->forks < forks + 5 && i < 500); i++) {
-		long ret = pm_move(fd, c.pid, NULL, ~0UL, 0, 2, SWAP_OLD, SWAP_NEW, &res);
+		long ret = pm_move(fd, c.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2,
+			      SWAP_OLD, SWAP_NEW, &res);
 
 		ASSERT_LE(0, ret) pm_print(&res);
 	}

@@ -42,6 +42,11 @@
 #define PAGE_MIGRATE_EXCLUSIVE		(1U << 3)
 
 /**
+ * PAGE_MIGRATE_NEW_JOB - forget what this file has moved before, then work
+ */
+#define PAGE_MIGRATE_NEW_JOB		(1U << 4)
+
+/**
  * PAGE_MIGRATE_STRICT - no fallback
  *
  * A page whose own new node is full stays and counts in
@@ -188,6 +193,12 @@ struct page_migrate_placement {
  *	behind if it is positive (at most INT_MAX), else -1 with errno.
  * @PAGE_MIGRATE_IOC_PLACEMENT: Count the pages on each node. Takes a
  *	&struct page_migrate_placement.
+ *
+ * An open file is one migration job. As long as its calls carry the same two
+ * node lists, entry for entry, a page that has moved in one of them does not
+ * move again in another, whichever process, address or mapping it is met
+ * through. Other lists, PAGE_MIGRATE_NEW_JOB or a new open file begin a new
+ * job. Calls on one open file take turns.
  *
  * Note: this is an enum so that it can be resolved by Rust bindgen.
  */

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Turns: a lock whose waiters can be killed.
+
+use core::{
+    cell::UnsafeCell,
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+};
+
+use kernel::{
+    error::to_result,
+    prelude::*,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+
+use crate::bindings;
+
+/// A value that one thread uses at a time.
+///
+/// [`kernel::sync::Mutex`] cannot be waited for killably, and a turn may last for minutes.
+///
+/// # Invariants
+///
+/// `value` is only touched while `lock` is held.
+#[pin_data]
+pub(crate) struct Turn<T> {
+    #[pin]
+    lock: Opaque<bindings::mutex>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: The lock may be used on any thread, and the value goes where the whole goes.
+unsafe impl<T: Send> Send for Turn<T> {}
+// SAFETY: The lock lets one thread at a time to the value.
+unsafe impl<T: Send> Sync for Turn<T> {}
+
+impl<T> Turn<T> {
+    /// A value that nobody uses yet.
+    pub(crate) fn new(value: T) -> impl PinInit<Self> {
+        pin_init!(Self {
+            lock <- Opaque::ffi_init(|slot: *mut bindings::mutex| {
+                // SAFETY: The slot is pinned and can be written to.
+                unsafe { bindings::pm_shim_turn_init(slot) }
+            }),
+            value: UnsafeCell::new(value),
+        })
+    }
+
+    /// Waits for the value.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if the caller is being killed.
+    pub(crate) fn take(&self) -> Result<Taken<'_, T>> {
+        // SAFETY: The lock has been initialised.
+        to_result(unsafe { bindings::pm_shim_turn_take(self.lock.get()) })?;
+        // INVARIANT: The lock has been taken.
+        Ok(Taken {
+            turn: self,
+            _here: NotThreadSafe,
+        })
+    }
+}
+
+/// A value in use.
+///
+/// # Invariants
+///
+/// The lock of `turn` is held by this thread.
+pub(crate) struct Taken<'a, T> {
+    turn: &'a Turn<T>,
+    _here: NotThreadSafe,
+}
+
+impl<T> Deref for Taken<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: The lock is held by the type invariant, so nobody changes the value.
+        unsafe { &*self.turn.value.get() }
+    }
+}
+
+impl<T> DerefMut for Taken<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: The lock is held by the type invariant, so nobody else uses the value.
+        unsafe { &mut *self.turn.value.get() }
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held by the type invariant.
+        unsafe { bindings::pm_shim_turn_give(self.turn.lock.get()) };
+    }
+}
