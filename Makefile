@@ -23,7 +23,8 @@ run := $(if $(filter $(cache)/%,$(abspath $(KDIR))),$(in-root))
 release = $(shell cat '$(KDIR)/include/config/kernel.release' 2>/dev/null)
 objdir = $(CURDIR)/build/$(release)
 # The compiler that the kernel was made with, under the same name.
-kernel-cc = $(shell sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' '$(KDIR)/.config' 2>/dev/null)
+kernel-cc = $(shell sed -n -e 's/^CONFIG_CC_VERSION_TEXT=".*\(clang\) version .*/\1/p;t' \
+	-e 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' '$(KDIR)/.config' 2>/dev/null)
 cc := $(if $(filter-out default undefined,$(origin CC)),$(CC),$(kernel-cc))
 passed := $(foreach v,W V C CLIPPY LLVM KCFLAGS KRUSTFLAGS,$(if $(filter command line environment,$(origin $(v))),$(v)='$($(v))'))
 kbuild = $(run) $(MAKE) --no-print-directory $(jobs) -C '$(KDIR)' M='$(CURDIR)' MO='$(objdir)' $(if $(cc),CC='$(cc)') $(passed)
@@ -71,7 +72,10 @@ help:
 	@echo 'KERNEL=VERSION chooses another kernel of the archive than the newest.'
 	@echo
 	@echo 'make demo             see it work in a virtual machine'
+	@echo 'make demo-job         64 processes on 32 nodes move as one job'
 	@echo 'make test             all tests (TESTS=PATTERN: some)'
+	@echo 'make test-debug       those of the virtual machine on a kernel that checks itself,'
+	@echo '                      which is built once, in about half an hour'
 	@echo 'make lint             all checks of the sources'
 	@echo 'make format           bring the Rust sources into form'
 	@echo 'make setup            the build root and the kernel'
@@ -110,11 +114,15 @@ format:
 	@for f in tools/*/Cargo.toml tests/*/Cargo.toml; do \
 		$(in-root) cargo fmt --manifest-path "$$f" || exit 1; done
 
-.PHONY: test demo lint vm
+.PHONY: test test-debug demo demo-job lint vm
 test:
 	@scripts/test
+test-debug:
+	@scripts/test --debug
 demo:
 	@scripts/demo
+demo-job:
+	@scripts/demo-job
 lint:
 	@scripts/lint
 vm:

@@ -14,6 +14,8 @@ PATH=$PATH:/usr/sbin:/sbin
 PM_ROOT_FORMAT=1
 # The same for a kernel's folder.
 PM_KERNEL_FORMAT=1
+# The options of the debug kernel.
+PM_DEBUG_CONFIG=$PM_REPO/tests/debug-kernel.config
 
 pm_die() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -34,6 +36,15 @@ pm_kernel_dir() {
 	local key
 	key=$(printf '%s' "kernel $PM_KERNEL_FORMAT" | sha256sum)
 	printf '%s/kernel-%s-%s\n' "$PM_CACHE" "$1" "${key:0:8}"
+}
+
+# Path of the folder of the debug kernel that is made from the source of kernel
+# $1. Other options make another one.
+pm_debug_dir() {
+	local key
+	key=$({ echo "debug $PM_KERNEL_FORMAT"; grep '^CONFIG\|^# CONFIG' "$PM_DEBUG_CONFIG"; } |
+		sha256sum)
+	printf '%s/debug-%s-%s\n' "$PM_CACHE" "$1" "${key:0:8}"
 }
 
 # setup writes the stamp last: a folder without it was interrupted.

@@ -31,6 +31,7 @@ pub(crate) use kernel::bindings::{
     pid_t,
     task_struct,
     u32_,
+    u64_,
     u8_, //
 };
 

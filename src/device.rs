@@ -25,10 +25,12 @@ use crate::{
         Outcome,
         Progress, //
     },
-    module_parameters,
     request,
     shim::{
+        self,
         node,
+        task,
+        trace,
         turn::Turn, //
     },
     target::Target,
@@ -158,14 +160,28 @@ impl Handle {
         let request = request::Migrate::read(arg)?;
         let target = Target::find(request.who())?;
         let reply = request.reply(arg)?;
-        let order = request.for_target(&target, module_parameters::self_ranges_only.value())?;
+        let flags = request.flags();
+        let order = request.for_target(&target, shim::self_ranges_only())?;
         reply.probe()?;
         let mut job = self.job.take()?;
+        let begun = trace::Begun::call();
         let outcome = job::run(&mut job, &order, &target, &self.progress)?;
         drop(job);
         let status = status(&outcome);
+        let result = outcome.counts.into_result(outcome.resume);
+        if let Some(begun) = begun {
+            let call = trace::Call {
+                pid: task::process_id(target.task()),
+                flags,
+                pairs: u32::try_from(order.lists.len()).unwrap_or(u32::MAX),
+                va_start: order.range.start,
+                va_end: order.range.end,
+                ret: status.unwrap_or_else(|e| e.to_errno() as isize),
+                usecs: begun.usecs(),
+            };
+            trace::call(&call, &result);
+        }
         if status != Err(ESRCH) {
-            let result = outcome.counts.into_result(outcome.resume);
             reply.write(&result, &outcome.by_pair)?;
         }
         status

@@ -3,7 +3,6 @@
 //! The frames that a job has moved pages to.
 
 use kernel::{
-    alloc::Flags,
     prelude::*,
     xarray::{
         AllocKind,
@@ -75,25 +74,33 @@ impl Frames {
         if self.pages.lock().get(index).is_some() {
             return Ok(());
         }
-        let flags: Flags = GFP_KERNEL;
-        let page = KBox::init(pin_init::init_zeroed::<FramePage>(), flags)?;
+        // Charged to the caller: everybody may open as many jobs as files.
+        let page = KBox::init(pin_init::init_zeroed::<FramePage>(), GFP_KERNEL_ACCOUNT)?;
         let mut pages = self.pages.lock();
         if pages.get(index).is_none() {
-            pages.store(index, page, flags)?;
+            pages.store(index, page, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
     }
 
     fn update(&self, frames: core::ops::Range<usize>, change: impl Fn(&mut u64, u64)) {
-        let mut pages = self.pages.lock();
-        for pfn in frames {
-            let (word, mask) = bit(pfn);
-            if let Some(word) = pages
-                .get_mut(pfn / FRAMES_PER_PAGE)
-                .and_then(|page| page.0.get_mut(word))
-            {
-                change(word, mask);
+        let mut start = frames.start;
+        while start < frames.end {
+            let index = start / FRAMES_PER_PAGE;
+            let end = index
+                .saturating_add(1)
+                .saturating_mul(FRAMES_PER_PAGE)
+                .min(frames.end);
+            // A gigantic folio has eight such pages: the lock is not held for all of them.
+            if let Some(page) = self.pages.lock().get_mut(index) {
+                for pfn in start..end {
+                    let (word, mask) = bit(pfn);
+                    if let Some(word) = page.0.get_mut(word) {
+                        change(word, mask);
+                    }
+                }
             }
+            start = end;
         }
     }
 }

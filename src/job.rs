@@ -25,6 +25,11 @@ use crate::{
         Migration,
         Scratch, //
     },
+    policy::{
+        self,
+        Cookie,
+        Scope, //
+    },
     request::{
         NodeLists,
         Order,
@@ -35,7 +40,8 @@ use crate::{
         self,
         folio::FolioList,
         node,
-        task, //
+        task,
+        trace, //
     },
     target::Target,
     walk::{
@@ -51,6 +57,7 @@ const MAX_DRAINS: u32 = 16;
 pub(crate) struct Job {
     lists: NodeLists,
     frames: Pin<KBox<Frames>>,
+    cookie: Cookie,
     moved: u64,
 }
 
@@ -194,18 +201,20 @@ pub(crate) fn run(
         let frames = KBox::pin_init(Frames::new(), GFP_KERNEL)?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
-            return migrate(order, target, &frames, Running::begin(None, 0, 0));
+            let running = Running::begin(None, 0, 0);
+            return migrate(order, target, &frames, Cookie::new(), running);
         }
         *slot = Some(Job {
             lists: order.lists.try_clone()?,
             frames,
+            cookie: Cookie::new(),
             moved: 0,
         });
     }
     let job = slot.as_mut().ok_or(EINVAL)?;
     let shown = (!order.dry_run).then_some(progress);
     let running = Running::begin(shown, job.moved, order.range.start);
-    let outcome = migrate(order, target, &job.frames, running)?;
+    let outcome = migrate(order, target, &job.frames, job.cookie, running)?;
     if !order.dry_run {
         job.moved = job.moved.saturating_add(outcome.counts.all_moved());
     }
@@ -221,6 +230,7 @@ fn migrate(
     order: &Order,
     target: &Target,
     frames: &Frames,
+    cookie: Cookie,
     running: Running<'_>,
 ) -> Result<Outcome> {
     let Range { start, end } = order.range;
@@ -259,6 +269,10 @@ fn migrate(
     } else {
         Mode::Move
     };
+    if let Err(ended) = call.rewrite_policies(cookie) {
+        call.outcome.end = ended;
+        return Ok(call.outcome);
+    }
     if mode == Mode::Move && start < end {
         shim::folio::drain_lru();
     }
@@ -284,6 +298,35 @@ fn migrate(
 }
 
 impl Call<'_> {
+    /// Makes policies name the new nodes, so that pages faulted in from now on land there.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn rewrite_policies(&mut self, cookie: Cookie) -> Result<(), End> {
+        let order = self.order;
+        if order.keep_policy {
+            return Ok(());
+        }
+        let scope = Scope {
+            mm: self.target.mm(),
+            range: order.range.start..order.range.end,
+            task: order.whole.then_some(self.target.task()),
+        };
+        let allowed = |node| self.target.allows(node);
+        let mut changed = 0;
+        let done = policy::rewrite(
+            &scope,
+            &order.map,
+            cookie,
+            order.dry_run,
+            allowed,
+            &mut changed,
+        );
+        self.outcome.counts.policies(changed);
+        done.map_err(|e| if e == EINTR { End::Signal } else { End::Broke })
+    }
+
     /// Walks from `at` as far as one hold of mmap_lock and one batch allow, and moves the batch.
     /// Returns where to go on.
     ///
@@ -326,7 +369,13 @@ impl Call<'_> {
             return Err(End::Signal);
         };
         if !self.batch.is_empty() {
-            self.finish_batch(at, mode, second)?;
+            let begun = moving.then(trace::Begun::batch).flatten();
+            let (pages, before) = (self.batch.pages(), self.outcome.counts.all_moved());
+            let finished = self.finish_batch(at, mode, second);
+            if let Some(begun) = begun {
+                self.trace_batch(begun, at, pages, before);
+            }
+            finished?;
         }
         if let Some(file) = walked.unknown {
             if let Err(e) = self.marks.learn(file) {
@@ -402,6 +451,20 @@ impl Call<'_> {
             return Err(End::Broke);
         }
         Ok(())
+    }
+
+    /// Tells who watches about a batch of `pages` that the walk from `at` has found. `before` is
+    /// what had moved before it.
+    fn trace_batch(&self, begun: trace::Begun, at: usize, pages: u64, before: u64) {
+        let moved = self.outcome.counts.all_moved().saturating_sub(before);
+        trace::batch(&trace::Batch {
+            pid: task::process_id(self.target.task()),
+            va: at,
+            pages,
+            moved,
+            left: pages.saturating_sub(moved),
+            usecs: begun.usecs(),
+        });
     }
 
     /// Moves the batch. Returns whether memory for bookkeeping ran out.

@@ -17,6 +17,7 @@ mod job;
 mod marks;
 mod migrate;
 mod node_map;
+mod policy;
 mod request;
 mod result;
 mod shim;
@@ -30,12 +31,6 @@ module! {
     authors: ["The page_migrate authors"],
     description: "Move running processes between NUMA nodes",
     license: "GPL",
-    params: {
-        self_ranges_only: bool {
-            default: false,
-            description: "A process may move a part of a range only of itself",
-        },
-    },
 }
 
 /// The module: its device, and what the device stands on.

@@ -16,9 +16,11 @@
 #include <linux/kprobes.h>
 #include <linux/leafops.h>
 #include <linux/memory_hotplug.h>
+#include <linux/mempolicy.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
+#include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pagewalk.h>
 #include <linux/pid.h>
@@ -31,12 +33,14 @@
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
 
+#include "page_migrate_policy.h"
 #include "page_migrate_shim.h"
 
 /* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
 #define PM_WALK_STEPS	128
 
 #define PM_SYMBOLS(X)							       \
+	X(__mpol_put, void, (struct mempolicy *))			       \
 	X(__pmd_trans_huge_lock, spinlock_t *,				       \
 	  (pmd_t *, struct vm_area_struct *))				       \
 	X(alloc_hugetlb_folio_nodemask, struct folio *,			       \
@@ -111,6 +115,21 @@ int pm_shim_bind(void)
 	static_call_update(pm_call_##name, (pm_fn_##name *)addr);
 	PM_SYMBOLS(PM_BIND)
 	return 0;
+}
+
+/* Here since Rust's module! of Linux 7.2 knows no bool. */
+static bool self_ranges_only;
+module_param(self_ranges_only, bool, 0);
+MODULE_PARM_DESC(self_ranges_only, "A process may give a partial range only for itself");
+
+bool pm_shim_self_ranges_only(void)
+{
+	return self_ranges_only;
+}
+
+void pm_mpol_put(struct mempolicy *pol)
+{
+	pm_call(__mpol_put)(pol);
 }
 
 /**

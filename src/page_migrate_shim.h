@@ -74,6 +74,7 @@ enum pm_effort {
 };
 
 int pm_shim_bind(void);
+bool pm_shim_self_ranges_only(void);
 
 struct task_struct *pm_shim_task_by_pid(pid_t pid);
 struct task_struct *pm_shim_task_by_pidfd(int pidfd);

@@ -119,8 +119,8 @@ pub(crate) struct Migrate {
 }
 
 fn copy(list: &[i32]) -> Result<KVVec<i32>> {
-    let mut copy = KVVec::with_capacity(list.len(), GFP_KERNEL)?;
-    copy.extend_from_slice(list, GFP_KERNEL)?;
+    let mut copy = KVVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
+    copy.extend_from_slice(list, GFP_KERNEL_ACCOUNT)?;
     Ok(copy)
 }
 
@@ -158,6 +158,10 @@ pub(crate) struct Order {
     pub(crate) map: Map,
     /// The node lists that the map was made of.
     pub(crate) lists: NodeLists,
+    /// The range is the whole address space.
+    pub(crate) whole: bool,
+    /// Leave memory policies alone.
+    pub(crate) keep_policy: bool,
     /// Forget what has moved before.
     pub(crate) new_job: bool,
     /// End after so many moved pages.
@@ -207,6 +211,11 @@ impl Migrate {
         })
     }
 
+    /// Its flags.
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags
+    }
+
     /// The process that it is about.
     pub(crate) fn who(&self) -> Who {
         self.who
@@ -239,6 +248,8 @@ impl Migrate {
                 old: self.old,
                 new: self.new,
             },
+            whole: self.range.is_whole(size),
+            keep_policy: self.flags & uapi::KEEP_POLICY != 0,
             new_job: self.flags & uapi::NEW_JOB != 0,
             max_pages: (self.max_pages > 0).then_some(self.max_pages),
             dry_run: self.flags & uapi::DRY_RUN != 0,
@@ -266,7 +277,8 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Makes sure that the results can be written, before anything moves.
+    /// Makes sure that the results can be written, before anything moves. Leaves zeros in the counts
+    /// of the pairs.
     ///
     /// # Errors
     ///
@@ -278,7 +290,11 @@ impl Reply {
                 writer.write(&0u64)?;
             }
         }
-        self.write_result(&uapi::CallResult::default())
+        // What is there stays until there is something to say.
+        let before = user_slice::<uapi::CallResult>(self.result, 1)?
+            .reader()
+            .read()?;
+        self.write_result(&before)
     }
 
     /// Writes the results.

@@ -78,6 +78,11 @@ impl Counts {
         self.all_moved().saturating_add(self.0.already_moved)
     }
 
+    /// Counts policies that changed.
+    pub(crate) fn policies(&mut self, policies: u64) {
+        self.0.policies = self.0.policies.saturating_add(policies);
+    }
+
     /// Pages that moved, wherever to.
     pub(crate) fn all_moved(&self) -> u64 {
         self.0.moved.saturating_add(self.0.moved_fallback)

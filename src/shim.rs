@@ -16,7 +16,9 @@ pub(crate) mod file;
 pub(crate) mod folio;
 pub(crate) mod mm;
 pub(crate) mod node;
+pub(crate) mod policy;
 pub(crate) mod task;
+pub(crate) mod trace;
 pub(crate) mod turn;
 
 /// Proof that the kernel functions that the shim calls have been found.
@@ -48,6 +50,12 @@ impl Drop for Kernel {
         // it any more.
         unsafe { bindings::pm_shim_workers_stop() };
     }
+}
+
+/// The module's parameter of this name.
+pub(crate) fn self_ranges_only() -> bool {
+    // SAFETY: Just reads what was set when the module was loaded.
+    unsafe { bindings::pm_shim_self_ranges_only() }
 }
 
 /// Runs `job` where memory of every node may be allocated, and returns when it is done.

@@ -81,6 +81,11 @@ impl Target {
         &self.mm
     }
 
+    /// One of its threads.
+    pub(crate) fn task(&self) -> &Task {
+        &self.task
+    }
+
     /// Whether its cpuset allows a node.
     pub(crate) fn allows(&self, node: usize) -> bool {
         self.mems.get(node).is_some_and(|&allowed| allowed != 0)

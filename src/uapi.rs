@@ -27,12 +27,13 @@ pub(crate) const IOC_PLACEMENT: u32 = bindings::page_migrate_ioc_PAGE_MIGRATE_IO
 
 pub(crate) const PIDFD: u32 = bindings::PAGE_MIGRATE_PIDFD;
 pub(crate) const DRY_RUN: u32 = bindings::PAGE_MIGRATE_DRY_RUN;
+pub(crate) const KEEP_POLICY: u32 = bindings::PAGE_MIGRATE_KEEP_POLICY;
 pub(crate) const EXCLUSIVE: u32 = bindings::PAGE_MIGRATE_EXCLUSIVE;
 pub(crate) const NEW_JOB: u32 = bindings::PAGE_MIGRATE_NEW_JOB;
 pub(crate) const STRICT: u32 = bindings::PAGE_MIGRATE_STRICT;
 
 /// Every flag that this module knows.
-pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | EXCLUSIVE | NEW_JOB | STRICT;
+pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | KEEP_POLICY | EXCLUSIVE | NEW_JOB | STRICT;
 
 /// Threads that a call can use: the caller's own.
 pub(crate) const MAX_WORKERS: u32 = 1;
@@ -62,6 +63,8 @@ const _: () = {
 unsafe impl FromBytes for Request {}
 // SAFETY: As above.
 unsafe impl FromBytes for Placement {}
+// SAFETY: As above.
+unsafe impl FromBytes for CallResult {}
 // SAFETY: All fields are integers, and the sizes asserted above leave no room for padding.
 unsafe impl AsBytes for Info {}
 // SAFETY: As above.

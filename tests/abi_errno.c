@@ -201,7 +201,7 @@ TEST_F(errors, einval_flags)
 		/* Also beside one that is known. */
 		REFUSED(-EINVAL, req.flags = 1U << bit | PAGE_MIGRATE_STRICT);
 	}
-	EXPECT_EQ(5, known);
+	EXPECT_EQ(6, known);
 	REFUSED(-EINVAL, req.flags = ~0U);
 }
 

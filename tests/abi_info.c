@@ -82,8 +82,8 @@ static void check_info(struct __test_metadata *_metadata, const struct page_migr
 {
 	EXPECT_EQ(nr_node_ids(), info->max_nodes);
 	EXPECT_EQ(1, info->max_workers);
-	EXPECT_EQ(PAGE_MIGRATE_PIDFD | PAGE_MIGRATE_DRY_RUN | PAGE_MIGRATE_EXCLUSIVE |
-		  PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_STRICT, info->flags);
+	EXPECT_EQ(PAGE_MIGRATE_PIDFD | PAGE_MIGRATE_DRY_RUN | PAGE_MIGRATE_KEEP_POLICY |
+		  PAGE_MIGRATE_EXCLUSIVE | PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_STRICT, info->flags);
 	for (size_t i = 0; i < ARRAY_LEN(info->reserved); i++)
 		EXPECT_EQ(0, info->reserved[i]);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who may move what, pages that others map, and the module's own life: its
- * parameter, loading and unloading. PM_KO names the module's file; without it,
- * it is looked for beside the folder of the programs.
+ * What nobody may move of its own, pages that others map, and the module's own
+ * life: its parameter, loading and unloading. Who may move whose pages is in
+ * abi_privilege.c.
  */
 #include "harness.h"
 #include "util.h"
@@ -12,39 +12,25 @@
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <linux/capability.h>
 
 #define NPAGES 16
 
-/* A process that holds pages on mem[0] and has given up what arg says. */
-enum kind { USER, USER_HIDDEN, USER_SETUID };
-
+/* A process of nobody's that holds pages on mem[0]. */
 static void target_main(struct child *c, void *arg)
 {
-	enum kind kind = *(enum kind *)arg;
 	char *p = map_node(NPAGES, mem[0]);
 
+	(void)arg;
 	fill(p, NPAGES, 2);
-	switch (kind) {
-	case USER_SETUID:
-		/* What a program of root's with the setuid bit looks like. */
-		if (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, 0, 0))
-			die("setresuid");
-		prctl(PR_SET_DUMPABLE, 1);
-		break;
-	default:
-		drop_to(NOBODY);
-		if (kind == USER_HIDDEN && prctl(PR_SET_DUMPABLE, 0))
-			die("PR_SET_DUMPABLE");
-	}
+	drop_to(NOBODY);
 	child_put(c, (uintptr_t)p);
 	child_put(c, child_get(c) ? bad_pages(p, NPAGES, 2) : 0);
 }
 
-static char *target_start(struct child *c, enum kind kind)
+static char *target_start(struct child *c)
 {
-	child_start(c, target_main, &kind);
+	child_start(c, target_main, NULL);
 	return (char *)child_get(c);
 }
 
@@ -134,46 +120,6 @@ TEST(nobody_on_itself)
 	child_end(&c);
 }
 
-/* Another process of the same user. */
-TEST(nobody_on_its_own)
-{
-	struct child c;
-	char *p = target_start(&c, USER);
-	struct answer a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE);
-
-	EXPECT_EQ(0, a.ret);
-	EXPECT_EQ(NPAGES, a.res.moved);
-	EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
-	child_put(&c, 1);
-	EXPECT_EQ(0, child_get(&c));
-	child_end(&c);
-}
-
-/* The same user is not enough for these. Root may. */
-TEST(not_its_own)
-{
-	static const enum kind kinds[] = { USER_HIDDEN, USER_SETUID };
-	int fd = pm_open();
-
-	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-		struct child c;
-		char *p = target_start(&c, kinds[i]);
-		struct answer a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE);
-
-		EXPECT_EQ(-EPERM, a.ret);
-		EXPECT_TRUE(pm_is_poison(&a.res));
-		a = AS_NOBODY(.pid = c.pid, .va = p, .len = 0);
-		EXPECT_EQ(-EPERM, a.ret);
-		a = AS_NOBODY(.pid = c.pid, .va = p, .len = NPAGES * PAGE,
-			      .flags = PAGE_MIGRATE_DRY_RUN);
-		EXPECT_EQ(-EPERM, a.ret);
-		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[0], 1));
-		EXPECT_EQ(0, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], NULL));
-		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
-		child_end(&c);
-	}
-}
-
 /*
  * The check is ptrace's, with the real ids: root without CAP_SYS_PTRACE is
  * one user among others, and CAP_SYS_NICE does not stand in for it.
@@ -181,7 +127,7 @@ TEST(not_its_own)
 TEST(root_without_ptrace)
 {
 	struct child c;
-	char *p = target_start(&c, USER);
+	char *p = target_start(&c);
 	struct answer a = WITHOUT(CAP_SYS_PTRACE, .pid = c.pid, .va = p, .len = NPAGES * PAGE);
 
 	EXPECT_EQ(-EPERM, a.ret);
@@ -415,7 +361,7 @@ TEST(cpuset_and_policy_of_the_caller)
 	struct cg cg;
 	char mems[16];
 
-	call.va = target_start(&c, USER);
+	call.va = target_start(&c);
 	call.pid = c.pid;
 	snprintf(mems, sizeof(mems), "%d", mem[0]);
 	cg_make(&cg, "perm", mems);
@@ -433,60 +379,6 @@ TEST(cpuset_and_policy_of_the_caller)
 /*
  * The module itself. Every test leaves it loaded, without parameters.
  */
-static int module_file(void)
-{
-	char exe[512], path[1024];
-	const char *ko = getenv("PM_KO");
-	struct utsname uts;
-	ssize_t n;
-	int fd;
-
-	if (!ko) {
-		n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-		if (n < 0 || uname(&uts))
-			die("readlink or uname");
-		exe[n] = 0;
-		*strrchr(exe, '/') = 0;
-		snprintf(path, sizeof(path), "%s/../%s/page_migrate.ko", exe, uts.release);
-		ko = path;
-	}
-	fd = open(ko, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		die("no module at %s", ko);
-	return fd;
-}
-
-static long load(const char *params)
-{
-	int fd = module_file();
-	long ret = syscall(SYS_finit_module, fd, params, 0);
-
-	ret = ret ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
-static long unload(void)
-{
-	return syscall(SYS_delete_module, "page_migrate", O_NONBLOCK) ? -errno : 0;
-}
-
-static bool loaded(void)
-{
-	return !access("/sys/module/page_migrate", F_OK);
-}
-
-/* udev or devtmpfs makes the node; give it a moment. */
-static bool node_comes(bool there)
-{
-	for (int i = 0; i < 100; i++) {
-		if (!access(PM_DEVICE, F_OK) == there)
-			return true;
-		usleep(20000);
-	}
-	return false;
-}
-
 FIXTURE(module)
 {
 	int unused;
@@ -496,8 +388,8 @@ FIXTURE_SETUP(module)
 {
 	(void)self;
 	/* Find the file while nothing is changed yet. */
-	close(module_file());
-	if (!loaded())
+	close(module_open());
+	if (!module_loaded())
 		die("the module is not loaded");
 }
 
@@ -506,13 +398,13 @@ FIXTURE_TEARDOWN(module)
 	long ret;
 
 	(void)self;
-	if (loaded()) {
-		ret = unload();
+	if (module_loaded()) {
+		ret = module_unload();
 		EXPECT_EQ(0, ret);
 	}
-	ret = load("");
+	ret = module_load("");
 	EXPECT_EQ(0, ret);
-	EXPECT_TRUE(node_comes(true));
+	EXPECT_TRUE(device_comes(true));
 }
 
 static bool moves_now(void)
@@ -531,13 +423,13 @@ TEST_F(module, load_unload_load)
 {
 	for (int i = 0; i < 3; i++) {
 		EXPECT_TRUE(moves_now());
-		EXPECT_EQ(-EEXIST, load(""));
-		ASSERT_EQ(0, unload());
-		EXPECT_FALSE(loaded());
-		EXPECT_TRUE(node_comes(false));
-		EXPECT_EQ(-ENOENT, unload());
-		ASSERT_EQ(0, load(""));
-		ASSERT_TRUE(node_comes(true));
+		EXPECT_EQ(-EEXIST, module_load(""));
+		ASSERT_EQ(0, module_unload());
+		EXPECT_FALSE(module_loaded());
+		EXPECT_TRUE(device_comes(false));
+		EXPECT_EQ(-ENOENT, module_unload());
+		ASSERT_EQ(0, module_load(""));
+		ASSERT_TRUE(device_comes(true));
 	}
 }
 
@@ -545,25 +437,25 @@ TEST_F(module, in_use)
 {
 	int fd = pm_open(), second;
 
-	EXPECT_EQ(-EWOULDBLOCK, unload());
-	ASSERT_TRUE(loaded());
+	EXPECT_EQ(-EWOULDBLOCK, module_unload());
+	ASSERT_TRUE(module_loaded());
 	EXPECT_TRUE(moves_now());
 	second = dup(fd);
 	close(fd);
-	EXPECT_EQ(-EWOULDBLOCK, unload());
-	EXPECT_TRUE(loaded());
+	EXPECT_EQ(-EWOULDBLOCK, module_unload());
+	EXPECT_TRUE(module_loaded());
 	/* The refused attempts have not closed the door. */
 	EXPECT_TRUE(moves_now());
 	close(second);
-	EXPECT_EQ(0, unload());
-	EXPECT_FALSE(loaded());
+	EXPECT_EQ(0, module_unload());
+	EXPECT_FALSE(module_loaded());
 }
 
 TEST_F(module, unknown_parameter_value)
 {
-	ASSERT_EQ(0, unload());
-	EXPECT_NE(0, load("self_ranges_only=perhaps"));
-	EXPECT_FALSE(loaded());
+	ASSERT_EQ(0, module_unload());
+	EXPECT_NE(0, module_load("self_ranges_only=perhaps"));
+	EXPECT_FALSE(module_loaded());
 }
 
 /*
@@ -574,7 +466,7 @@ TEST_F(module, function_that_the_kernel_lacks)
 {
 	static const char name[] = "\0vma_migratable";
 	int log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	int from = module_file(), to = memfd_create("module", MFD_CLOEXEC);
+	int from = module_open(), to = memfd_create("module", MFD_CLOEXEC);
 	off_t size = lseek(from, 0, SEEK_END);
 	char *image, *at, record[4096];
 	int changed = 0, lines = 0, named = 0;
@@ -589,12 +481,12 @@ TEST_F(module, function_that_the_kernel_lacks)
 	ASSERT_LT(0, changed);
 	ASSERT_EQ(size, write(to, image, size));
 
-	ASSERT_EQ(0, unload());
+	ASSERT_EQ(0, module_unload());
 	ASSERT_LE(0, lseek(log, 0, SEEK_END));
 	ret = syscall(SYS_finit_module, to, "", 0) ? -errno : 0;
 	EXPECT_EQ(-ENOENT, ret);
-	EXPECT_FALSE(loaded());
-	EXPECT_TRUE(node_comes(false));
+	EXPECT_FALSE(module_loaded());
+	EXPECT_TRUE(device_comes(false));
 	for (ssize_t n; (n = read(log, record, sizeof(record) - 1)) > 0;) {
 		record[n] = 0;
 		lines += !!strstr(record, "page_migrate:");
@@ -626,11 +518,11 @@ TEST_F(module, self_ranges_only)
 	char *p, *mine;
 	int fd;
 
-	ASSERT_EQ(0, unload());
-	ASSERT_EQ(0, load("self_ranges_only=1"));
-	ASSERT_TRUE(node_comes(true));
+	ASSERT_EQ(0, module_unload());
+	ASSERT_EQ(0, module_load("self_ranges_only=1"));
+	ASSERT_TRUE(device_comes(true));
 	fd = pm_open();
-	p = target_start(&c, USER);
+	p = target_start(&c);
 
 	/* A part of another process: refused, for root too. */
 	EXPECT_EQ(-EINVAL, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
@@ -664,11 +556,11 @@ TEST_F(module, self_ranges_only)
 
 	/* Without the parameter, and with 0, the part moves. */
 	for (int i = 0; i < 2; i++) {
-		ASSERT_EQ(0, unload());
-		ASSERT_EQ(0, load(i ? "self_ranges_only=0" : ""));
-		ASSERT_TRUE(node_comes(true));
+		ASSERT_EQ(0, module_unload());
+		ASSERT_EQ(0, module_load(i ? "self_ranges_only=0" : ""));
+		ASSERT_TRUE(device_comes(true));
 		fd = pm_open();
-		p = target_start(&c, USER);
+		p = target_start(&c);
 		EXPECT_EQ(0, pm_move(fd, c.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], &res));
 		EXPECT_TRUE(all_on(c.pid, p, NPAGES, &mem[2], 1));
 		child_end(&c);

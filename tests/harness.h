@@ -6,7 +6,26 @@
 #ifndef PM_TESTS_HARNESS_H
 #define PM_TESTS_HARNESS_H
 
+#include <poll.h>
+#include <stdlib.h>
+
+/* How many times longer things may take than on a stock kernel. */
+static inline int patience(void)
+{
+	const char *factor = getenv("PAGE_MIGRATE_PATIENCE");
+
+	return factor ? atoi(factor) : 1;
+}
+
+/* This is how the harness waits for a test. */
+static inline int pm_patient_poll(struct pollfd *fds, nfds_t n, int ms)
+{
+	return poll(fds, n, ms > 0 ? ms * patience() : ms);
+}
+
+#define poll pm_patient_poll
 #include <kselftest_harness.h>
+#undef poll
 
 /* The harness gives each test 30 s: too short under emulation. */
 #undef TEST_TIMEOUT_DEFAULT

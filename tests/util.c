@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #define NODE_DIR "/sys/devices/system/node"
@@ -413,17 +414,22 @@ void fill(void *addr, size_t npages, unsigned int seed)
 			*p++ = pattern(i, w, seed);
 }
 
+bool page_is_bad(const void *page, size_t i, unsigned int seed)
+{
+	const uint64_t *p = page;
+
+	for (size_t w = 0; w < PAGE / 8; w++)
+		if (p[w] != pattern(i, w, seed))
+			return true;
+	return false;
+}
+
 size_t bad_pages(const void *addr, size_t npages, unsigned int seed)
 {
-	const uint64_t *p = addr;
 	size_t bad = 0;
 
-	for (size_t i = 0; i < npages; i++, p += PAGE / 8)
-		for (size_t w = 0; w < PAGE / 8; w++)
-			if (p[w] != pattern(i, w, seed)) {
-				bad++;
-				break;
-			}
+	for (size_t i = 0; i < npages; i++)
+		bad += page_is_bad((const char *)addr + i * PAGE, i, seed);
 	return bad;
 }
 
@@ -596,6 +602,33 @@ long vmstat(const char *name)
 	return value;
 }
 
+void tracefs_mount(void)
+{
+	if (access(TRACING "/events", F_OK) && mount("none", TRACING, "tracefs", 0, NULL))
+		die("no tracefs at " TRACING);
+}
+
+long migrated(void)
+{
+	static const char event[] = TRACING "/events/migrate/mm_migrate_pages";
+	char path[128], text[4096];
+	long sum = 0;
+	int ret;
+
+	tracefs_mount();
+	/* Reason 3 is a system call, ours among them; compaction is 0. */
+	snprintf(path, sizeof(path), "%s/trigger", event);
+	ret = file_write(path, "hist:keys=reason:vals=succeeded if reason == 3");
+	if (ret && ret != -EEXIST)
+		die("%s: %s", path, strerror(-ret));
+	snprintf(path, sizeof(path), "%s/hist", event);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	for (char *p = text; (p = strstr(p, " succeeded:")); p++)
+		sum += atol(p + strlen(" succeeded:"));
+	return sum;
+}
+
 long nr_isolated(void)
 {
 	long least = LONG_MAX;
@@ -697,6 +730,23 @@ void child_end(struct child *c)
 }
 
 #define HIGH_FRACTION "/proc/sys/vm/percpu_pagelist_high_fraction"
+
+void cpu_lists_drain(void)
+{
+	bool full = true;
+
+	/* Short lists are cut whenever the counters are refreshed. */
+	if (file_write(HIGH_FRACTION, "1000000"))
+		die(HIGH_FRACTION);
+	for (int tries = 0; full && tries < 200; tries++) {
+		full = false;
+		for (int i = 0; i < nr_mem; i++)
+			full |= node_free_all(mem[i]) - node_free(mem[i]) > 2048;
+		if (full)
+			usleep(20000);
+	}
+	file_write(HIGH_FRACTION, "0");
+}
 
 /*
  * Takes most of a node by faults. Faults may end in the OOM killer, so the
@@ -803,6 +853,60 @@ void hog_release(struct child *c, size_t npages)
 	child_put(c, npages);
 	if (child_get(c) != npages)
 		die("the hog has less than %zu pages", npages);
+}
+
+int module_open(void)
+{
+	char exe[512], path[1024];
+	const char *ko = getenv("PM_KO");
+	struct utsname uts;
+	ssize_t n;
+	int fd;
+
+	if (!ko) {
+		n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+		if (n < 0 || uname(&uts))
+			die("readlink or uname");
+		exe[n] = 0;
+		*strrchr(exe, '/') = 0;
+		snprintf(path, sizeof(path), "%s/../%s/page_migrate.ko", exe, uts.release);
+		ko = path;
+	}
+	fd = open(ko, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		die("no module at %s", ko);
+	return fd;
+}
+
+long module_load(const char *params)
+{
+	int fd = module_open();
+	long ret = syscall(SYS_finit_module, fd, params, 0);
+
+	ret = ret ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+long module_unload(void)
+{
+	return syscall(SYS_delete_module, "page_migrate", O_NONBLOCK) ? -errno : 0;
+}
+
+bool module_loaded(void)
+{
+	return !access("/sys/module/page_migrate", F_OK);
+}
+
+/* udev or devtmpfs makes the node; give it a moment. */
+bool device_comes(bool there)
+{
+	for (int i = 0; i < 100; i++) {
+		if (!access(PM_DEVICE, F_OK) == there)
+			return true;
+		usleep(20000);
+	}
+	return false;
 }
 
 #define CG_ROOT "/sys/fs/cgroup"

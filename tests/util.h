@@ -56,6 +56,8 @@ int node_distance_of(int from, int to);
 long node_free(int node);
 /* The same with them: slower, for what must not be lost. */
 long node_free_all(int node);
+/* Makes free memory that hides on the lists of the CPUs free for all. */
+void cpu_lists_drain(void);
 
 /* The device. pm_* return what the call returns, or -errno. */
 int pm_open(void);
@@ -92,7 +94,9 @@ void *map_node(size_t npages, int node);
 void *map_thp(size_t nhuge, int node);
 /* Different contents for each page and seed. */
 void fill(void *addr, size_t npages, unsigned int seed);
-/* Number of pages that do not hold what fill() wrote. */
+/* Whether page i of such memory does not hold what fill() wrote. */
+bool page_is_bad(const void *page, size_t i, unsigned int seed);
+/* Number of such pages. */
 size_t bad_pages(const void *addr, size_t npages, unsigned int seed);
 
 /*
@@ -119,6 +123,14 @@ long smaps_kb(pid_t pid, const void *addr, const char *field);
 long nr_isolated(void);
 /* A counter of /proc/vmstat, exact; -1 if there is none. */
 long vmstat(const char *name);
+/*
+ * Pages that system calls, this module's among them, have moved since the first
+ * time that somebody asked. What compaction moves is not in it.
+ */
+long migrated(void);
+
+#define TRACING "/sys/kernel/tracing"
+void tracefs_mount(void);
 
 /*
  * Files of /proc and /sys.
@@ -156,6 +168,18 @@ void child_end(struct child *c);
  */
 void hog_start(struct child *c, int node);
 void hog_release(struct child *c, size_t npages);
+
+/*
+ * The module's own life. PM_KO names its file; without it, it is looked for
+ * beside the folder of the programs.
+ */
+int module_open(void);
+/* Both return 0 or -errno. */
+long module_load(const char *params);
+long module_unload(void);
+bool module_loaded(void);
+/* Waits for the device to come or to go: udev or devtmpfs takes a moment. */
+bool device_comes(bool there);
 
 /* A cgroup (v2) with its own cpuset.mems. Path is kept in cg. */
 struct cg {

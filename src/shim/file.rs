@@ -33,6 +33,10 @@ impl MappedFile {
         Self(file)
     }
 
+    pub(super) fn as_raw(&self) -> *mut bindings::file {
+        self.0.as_ptr()
+    }
+
     /// The identity of the file behind it.
     pub(crate) fn inode(&self) -> InodeId {
         // SAFETY: By the type invariant the file is open.

@@ -177,7 +177,7 @@ impl UserMm {
         Some(Self(unsafe { ARef::from_raw(mm) }))
     }
 
-    fn as_raw(&self) -> *mut bindings::mm_struct {
+    pub(super) fn as_raw(&self) -> *mut bindings::mm_struct {
         self.0.as_raw()
     }
 

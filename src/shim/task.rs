@@ -59,6 +59,14 @@ pub(crate) fn alive(task: &Task) -> Option<ARef<Task>> {
     unsafe { take(found) }
 }
 
+/// The ID of its process, in the first PID namespace.
+///
+/// `Task` of Linux 7.2 has no such method.
+pub(crate) fn process_id(task: &Task) -> i32 {
+    // SAFETY: `task` is a live reference, and the field never changes.
+    unsafe { (*task.as_ptr()).tgid }
+}
+
 /// Whether it is a thread of the kernel.
 pub(crate) fn is_kernel(task: &Task) -> bool {
     // SAFETY: `task` is a live reference.

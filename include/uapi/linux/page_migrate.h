@@ -34,6 +34,11 @@
 #define PAGE_MIGRATE_DRY_RUN		(1U << 1)
 
 /**
+ * PAGE_MIGRATE_KEEP_POLICY - do not rewrite memory policies
+ */
+#define PAGE_MIGRATE_KEEP_POLICY	(1U << 2)
+
+/**
  * PAGE_MIGRATE_EXCLUSIVE - leave pages that another process maps
  *
  * Holds whatever the caller may do. Such pages count in
@@ -88,7 +93,8 @@ struct page_migrate_info {
  *	can tell; else they count in @busy.
  * @unmovable: Pages that the kernel cannot move at all.
  * @no_memory: Pages for which no node of new_nodes has room.
- * @policies: Memory policy objects that were changed.
+ * @policies: Memory policy objects that were changed (a VMA's and its file's
+ *	are two).
  * @resume_va: Address where an interrupted or limited call stopped; the end
  *	of the range, page-aligned, when it got there.
  * @reserved: 0.
@@ -141,6 +147,12 @@ struct page_migrate_result {
  * lists may overlap, and 0 to 1 with 1 to 0 is a swap. Pages on nodes of no
  * list entry stay. A node that stands twice in @old_nodes is EINVAL, twice in
  * @new_nodes is fine.
+ *
+ * Before the first page moves, memory policies in the range name the new nodes
+ * instead of the old ones, unless PAGE_MIGRATE_KEEP_POLICY: those of the VMAs
+ * that lie wholly inside the range, the shared policies of the shmem files that
+ * they map, and, when the range is the whole process, those of all its
+ * threads. Modes and flags stay. Each policy is rewritten once per job.
  */
 struct page_migrate_request {
 	__s32 pid;

@@ -6,17 +6,20 @@
 //! A helper that meets something that no test expects panics: a test that
 //! cannot do its work must not pass.
 
+pub mod cli;
+
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
+use page_migrate::cpus::{set_affinity, CpuSet};
 use page_migrate::{page_size, Machine};
 
 /// uid and gid of an ordinary user.
@@ -135,8 +138,9 @@ impl Memory {
         memory
     }
 
-    /// A file, mapped shared; its missing pages come to `node`.
-    pub fn file(path: &Path, pages: usize, node: u32) -> Self {
+    /// A file, mapped shared; page i comes to `nodes[i % nodes.len()]`, if it is
+    /// not there yet.
+    pub fn file(path: &Path, pages: usize, nodes: &[u32]) -> Self {
         let file = File::options()
             .read(true)
             .write(true)
@@ -151,7 +155,7 @@ impl Memory {
             libc::MAP_SHARED,
             file.as_raw_fd(),
         );
-        memory.fill_on(&[node]);
+        memory.fill_on(nodes);
         memory
     }
 
@@ -168,6 +172,25 @@ impl Memory {
         }
     }
 
+    /// Gives all of it a policy.
+    fn bind(&self, node: u32) {
+        let (mask, bits) = node_mask(node);
+        // SAFETY: the whole of our mapping, and a mask with as many bits as we say.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.addr,
+                self.len(),
+                libc::MPOL_BIND,
+                mask.as_ptr(),
+                bits,
+                0,
+            )
+        };
+        assert_eq!(done, 0, "mbind: {}", io::Error::last_os_error());
+    }
+
+    /// What is written into a page.
     fn content(page: usize) -> u64 {
         (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
@@ -247,14 +270,18 @@ impl Drop for Memory {
     }
 }
 
+/// A mask of one node, and its bits.
+fn node_mask(node: u32) -> ([u64; 16], u32) {
+    let mut mask = [0u64; 16];
+    mask[node as usize / 64] = 1 << (node % 64);
+    (mask, 1024)
+}
+
 /// The memory policy of this thread.
 fn task_policy(node: Option<u32>) {
-    let mut mask = [0u64; 16];
-    let (mode, ptr, bits) = match node {
-        Some(node) => {
-            mask[node as usize / 64] = 1 << (node % 64);
-            (libc::MPOL_BIND, mask.as_ptr(), 1024)
-        }
+    let mask = node.map(node_mask);
+    let (mode, ptr, bits) = match &mask {
+        Some((mask, bits)) => (libc::MPOL_BIND, mask.as_ptr(), *bits),
         None => (libc::MPOL_DEFAULT, std::ptr::null(), 0),
     };
     // SAFETY: the mask has as many bits as we say.
@@ -282,6 +309,20 @@ pub fn nodes_of(pid: i32, start: u64, pages: usize) -> Vec<i32> {
     };
     assert_eq!(done, 0, "move_pages: {}", io::Error::last_os_error());
     status
+}
+
+/// Pages of a process that do not hold what [`Memory`] wrote into them.
+pub fn damaged_in(pid: i32, start: u64, pages: usize) -> usize {
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    (0..pages)
+        .filter(|i| {
+            let mut word = [0; 8];
+            memory
+                .read_exact_at(&mut word, start + (i * page()) as u64)
+                .unwrap();
+            u64::from_ne_bytes(word) != Memory::content(*i)
+        })
+        .count()
 }
 
 /// Sends own pages to nodes, as far as there is room.
@@ -397,13 +438,20 @@ pub struct Target {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// First address of each part.
+    /// What each part is told of by.
     pub parts: Vec<u64>,
 }
 
 impl Target {
-    /// Starts one. Each part is `NODE[,NODE]…:PAGES` for anonymous memory or
-    /// `NODE:PAGES:FILE` for a file that is mapped shared.
+    /// Starts one. Each of its parts is told of by a number:
+    ///
+    /// - `NODE[,NODE]…:PAGES[:FILE]`: memory on these nodes in turn, anonymous or
+    ///   of a file that is mapped shared; its address.
+    /// - `bind:NODE:PAGES`: anonymous memory with a policy; its address.
+    /// - `fork`: a child, to which the rest of the parts belongs; its process ID.
+    /// - `cpus:LIST`: a thread that sleeps, bound to these CPUs; its thread ID.
+    /// - `busy:NODE`: a thread that gets new pages all the time, by a policy of
+    ///   its own from this node; its thread ID.
     pub fn start(parts: &[&str], uid: u32) -> Self {
         let mut command = Command::new(public_copy(&own_program()));
         command
@@ -499,25 +547,93 @@ pub fn be_target_if_asked() {
     // A changed user makes a process closed to itself in /proc.
     // SAFETY: as above.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
-    let memory: Vec<Memory> = args
-        .map(|part| {
-            let fields: Vec<&str> = part.splitn(3, ':').collect();
-            let nodes: Vec<u32> = fields[0].split(',').map(|n| n.parse().unwrap()).collect();
-            let pages = fields[1].parse().unwrap();
-            match fields.get(2) {
-                Some(file) => Memory::file(Path::new(file), pages, nodes[0]),
-                None => Memory::on(&nodes, pages),
+    let mut memory = Vec::new();
+    let mut root = true;
+    for part in args {
+        let told = match part.split(':').collect::<Vec<_>>()[..] {
+            ["fork"] => {
+                // SAFETY: there is no other thread yet.
+                if unsafe { libc::fork() } != 0 {
+                    break;
+                }
+                root = false;
+                // SAFETY: takes plain numbers. A child does not inherit it.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                u64::from(std::process::id())
             }
-        })
-        .collect();
-    for m in &memory {
-        println!("{}", m.start());
+            ["cpus", list] => start_thread(list, || sleep_for_ever()),
+            ["busy", node] => {
+                let node = node.parse().unwrap();
+                start_thread("", move || allocate_for_ever(node))
+            }
+            ["bind", node, pages] => {
+                let node = node.parse().unwrap();
+                let bound = Memory::empty(pages.parse().unwrap());
+                bound.bind(node);
+                bound.fill_on(&[node]);
+                memory.push(bound);
+                memory[memory.len() - 1].start()
+            }
+            [nodes, pages, ref file @ ..] => {
+                let nodes: Vec<u32> = nodes.split(',').map(|n| n.parse().unwrap()).collect();
+                let pages = pages.parse().unwrap();
+                memory.push(match file.first() {
+                    Some(file) => Memory::file(Path::new(file), pages, &nodes),
+                    None => Memory::on(&nodes, pages),
+                });
+                memory[memory.len() - 1].start()
+            }
+            _ => panic!("what is {part}?"),
+        };
+        println!("{told}");
+    }
+    if !root {
+        sleep_for_ever();
     }
     for line in io::stdin().lines() {
         assert_eq!(line.unwrap(), "check");
         println!("{}", memory.iter().map(Memory::damaged).sum::<usize>());
     }
     std::process::exit(0);
+}
+
+/// Starts a thread that may only run on some CPUs, or with an empty list on all
+/// that this one may run on. Returns its number.
+fn start_thread(cpus: &str, work: impl FnOnce() + Send + 'static) -> u64 {
+    let cpus = CpuSet::parse(cpus).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if !cpus.is_empty() {
+            set_affinity(0, &cpus).unwrap();
+        }
+        // SAFETY: takes nothing.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        work();
+    });
+    u64::try_from(told.recv().unwrap()).unwrap()
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Some thousand pages, new ones all the time, from one node as far as the
+/// thread's policy still says so.
+fn allocate_for_ever(node: u32) {
+    task_policy(Some(node));
+    let mut held = std::collections::VecDeque::new();
+    loop {
+        let memory = Memory::empty(64);
+        (0..64).for_each(|i| memory.write(i, 1));
+        held.push_back(memory);
+        if held.len() > 32 {
+            held.pop_front();
+        }
+        // Others need the CPU, too.
+        std::thread::sleep(std::time::Duration::from_micros(100));
+    }
 }
 
 /// Removes what [`public_copy`] made.

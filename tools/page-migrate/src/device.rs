@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -96,73 +95,70 @@ impl Device {
         })
     }
 
-    /// Moves pages, in one call.
+    /// Moves pages.
+    ///
+    /// An open device is one job: as long as its calls have the same pairs, a
+    /// page that one of them has moved does not move again in another, whatever
+    /// process, address or mapping it is met through.
     pub fn migrate(&self, request: &Request<'_>) -> Result<Outcome, Error> {
-        self.migrate_range(request, request.range, request.max_pages)
+        let raw = |node: Node| match node {
+            Node::Any => Ok(uapi::NODE_ANY),
+            Node::Id(id) => i32::try_from(id).map_err(|_| Error::InvalidArgument),
+        };
+        let old: Vec<i32> = request
+            .pairs
+            .iter()
+            .map(|p| raw(p.old))
+            .collect::<Result<_, _>>()?;
+        let new: Vec<i32> = request
+            .pairs
+            .iter()
+            .map(|p| raw(p.new))
+            .collect::<Result<_, _>>()?;
+        let mut moved_by_pair = vec![0u64; old.len()];
+        let (pid, target_flag) = raw_target(request.target);
+        let mut arg = uapi::Request {
+            pid,
+            flags: request.flags | target_flag,
+            va_start: request.range.start,
+            len: request.range.len,
+            count: u32::try_from(old.len()).map_err(|_| Error::InvalidArgument)?,
+            workers: request.workers,
+            old_nodes: old.as_ptr() as u64,
+            new_nodes: new.as_ptr() as u64,
+            moved_by_pair: moved_by_pair.as_mut_ptr() as u64,
+            max_pages: request.max_pages,
+            ..uapi::Request::default()
+        };
+        // SAFETY: `arg` is a `struct page_migrate_request`; its three lists
+        // have `count` entries each and live until the call returns.
+        let (returned, stop) = match unsafe { self.ioctl(uapi::IOC_MIGRATE, &mut arg) } {
+            Ok(returned) => (returned, Stop::Returned),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR) => (0, Stop::Interrupted),
+                Some(libc::ENOMEM) if arg.result.no_memory > 0 => (0, Stop::NoRoom),
+                Some(libc::ENOMEM) => (0, Stop::OutOfMemory),
+                _ => return Err(Error::from_errno(e)),
+            },
+        };
+        Ok(Outcome {
+            counts: Counts::from(&arg.result),
+            moved_by_pair,
+            returned: u64::from(returned),
+            stop,
+            resume_va: arg.result.resume_va,
+        })
     }
 
-    /// Moves pages in calls of about `step` pages each, and shows `progress`
-    /// what has been done so far after each of them. It can end the work, as
-    /// if a signal had come.
-    ///
-    /// A map whose new nodes are old nodes too could move a page twice that is
-    /// mapped twice; this is done in one call. The same goes for a dry run,
-    /// which moves nothing that could be limited. Where the module was loaded
-    /// with `self_ranges_only=1`, another process is done in two calls.
-    pub fn migrate_in_steps(
-        &self,
-        request: &Request<'_>,
-        step: u64,
-        mut progress: impl FnMut(&Outcome) -> ControlFlow<()>,
-    ) -> Result<Outcome, Error> {
-        if step == 0 || request.flags & uapi::DRY_RUN != 0 || request.may_move_twice() {
-            let outcome = self.migrate(request)?;
-            let _ = progress(&outcome);
-            return Ok(outcome);
-        }
-        let mut sum = self.migrate_range(request, request.range, step)?;
-        let mut part = sum.clone();
-        let mut from = request.range.start;
-        let end = request.range.end();
-        loop {
-            let stopped = progress(&sum).is_break();
-            let over = matches!(part.stop, Stop::Interrupted | Stop::OutOfMemory)
-                // Behind the end of the address space there is nothing to count.
-                || part.counts.total() == 0
-                || part.resume_va <= from
-                || part.resume_va >= end;
-            if over {
-                return Ok(sum);
-            }
-            if stopped {
-                sum.stop = Stop::Interrupted;
-                return Ok(sum);
-            }
-            from = part.resume_va;
-            let rest = Range {
-                start: from,
-                len: end - from,
-            };
-            part = match self.migrate_range(request, rest, step) {
-                Ok(part) => part,
-                Err(Error::NoSuchProcess) => {
-                    sum.stop = Stop::TargetExited;
-                    return Ok(sum);
-                }
-                // Parts of other processes may be forbidden. Then the whole
-                // is left, of which the first part has moved already.
-                Err(Error::InvalidArgument) => {
-                    let mut outcome = self.migrate_range(request, request.range, 0)?;
-                    outcome.add_earlier(&sum);
-                    let _ = progress(&outcome);
-                    return Ok(outcome);
-                }
-                Err(e) => return Err(e),
-            };
-            // The empty call that finds the end has no place of its own.
-            let resume_va = sum.resume_va.max(part.resume_va);
-            sum.add(&part);
-            sum.resume_va = resume_va;
+    /// Makes every check that [`migrate()`](Self::migrate) would make for this
+    /// request, and nothing else.
+    pub fn check(&self, request: &Request<'_>) -> Result<(), Error> {
+        let request = request.clone().dry_run(true);
+        let nothing = Range { start: 0, len: 0 };
+        match self.migrate(&request.clone().range(nothing)) {
+            // A module with self_ranges_only=1 allows nothing but the whole.
+            Err(Error::InvalidArgument) => self.migrate(&request).map(drop),
+            done => done.map(drop),
         }
     }
 
@@ -184,61 +180,6 @@ impl Device {
         // points to `count` numbers that live until the call returns.
         unsafe { self.ioctl(uapi::IOC_PLACEMENT, &mut arg) }.map_err(Error::from_errno)?;
         Ok(Placement { pages })
-    }
-
-    fn migrate_range(
-        &self,
-        request: &Request<'_>,
-        range: Range,
-        max_pages: u64,
-    ) -> Result<Outcome, Error> {
-        let raw = |node: Node| match node {
-            Node::Any => Ok(uapi::NODE_ANY),
-            Node::Id(id) => i32::try_from(id).map_err(|_| Error::InvalidArgument),
-        };
-        let old: Vec<i32> = request
-            .pairs
-            .iter()
-            .map(|p| raw(p.old))
-            .collect::<Result<_, _>>()?;
-        let new: Vec<i32> = request
-            .pairs
-            .iter()
-            .map(|p| raw(p.new))
-            .collect::<Result<_, _>>()?;
-        let mut moved_by_pair = vec![0u64; old.len()];
-        let (pid, target_flag) = raw_target(request.target);
-        let mut arg = uapi::Request {
-            pid,
-            flags: request.flags | target_flag,
-            va_start: range.start,
-            len: range.len,
-            count: u32::try_from(old.len()).map_err(|_| Error::InvalidArgument)?,
-            workers: request.workers,
-            old_nodes: old.as_ptr() as u64,
-            new_nodes: new.as_ptr() as u64,
-            moved_by_pair: moved_by_pair.as_mut_ptr() as u64,
-            max_pages,
-            ..uapi::Request::default()
-        };
-        // SAFETY: `arg` is a `struct page_migrate_request`; its three lists
-        // have `count` entries each and live until the call returns.
-        let (returned, stop) = match unsafe { self.ioctl(uapi::IOC_MIGRATE, &mut arg) } {
-            Ok(returned) => (returned, Stop::Returned),
-            Err(e) => match e.raw_os_error() {
-                Some(libc::EINTR) => (0, Stop::Interrupted),
-                Some(libc::ENOMEM) if arg.result.no_memory > 0 => (0, Stop::NoRoom),
-                Some(libc::ENOMEM) => (0, Stop::OutOfMemory),
-                _ => return Err(Error::from_errno(e)),
-            },
-        };
-        Ok(Outcome {
-            counts: Counts::from(&arg.result),
-            moved_by_pair,
-            returned: u64::from(returned),
-            stop,
-            resume_va: arg.result.resume_va,
-        })
     }
 
     /// # Safety

@@ -16,17 +16,21 @@
 //! # }
 //! ```
 //!
-//! Counts are in base pages. What the fields mean is told in full in
-//! `include/uapi/linux/page_migrate.h`.
+//! An open [`Device`] is a job, which may have many processes: as long as the
+//! pairs are the same, no page moves twice. Counts are in base pages. What the
+//! fields mean is told in full in `include/uapi/linux/page_migrate.h`.
 
+pub mod cpus;
 mod device;
 mod error;
 pub mod mark;
 mod nodes;
+mod progress;
 mod request;
 mod uapi;
 
 pub use device::{open_pidfd, page_size, Device, Info, DEVICE_PATH};
 pub use error::Error;
-pub use nodes::{Machine, Node, NodeMap, Pair, ParseError, MAX_NODE};
+pub use nodes::{destination, overlaps, Machine, Node, NodeMap, Pair, ParseError, MAX_NODE};
+pub use progress::{CallingThread, Progress};
 pub use request::{Counts, Outcome, Placement, Range, Request, Stop, Target};

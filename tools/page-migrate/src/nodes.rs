@@ -41,6 +41,28 @@ pub struct Pair {
     pub new: Node,
 }
 
+/// Whether some new node is an old one too, with another destination (a swap, a
+/// shift). Then only a job that remembers what it has moved may be repeated.
+pub fn overlaps(pairs: &[Pair]) -> bool {
+    let old_any = pairs.iter().any(|p| p.old == Node::Any);
+    pairs.iter().any(|p| match p.new {
+        // It goes to a node that no old entry names: only the wildcard can
+        // meet it there.
+        Node::Any => old_any,
+        Node::Id(id) => destination(pairs, id).is_some(),
+    })
+}
+
+/// Where pages of a node go; `None` where they stay.
+pub fn destination(pairs: &[Pair], node: u32) -> Option<Node> {
+    pairs
+        .iter()
+        .find(|p| p.old == Node::Id(node))
+        .or_else(|| pairs.iter().find(|p| p.old == Node::Any))
+        .map(|p| p.new)
+        .filter(|new| *new != Node::Id(node))
+}
+
 /// Why a text is no node list or no map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -330,6 +352,46 @@ mod tests {
     /// The map's own text, written pair by pair.
     fn map(text: &str) -> Result<String, ParseError> {
         NodeMap::parse(text, &machine()).map(|m| m.to_string())
+    }
+
+    #[test]
+    fn destinations() {
+        let of = |text: &str, node| {
+            let map = NodeMap::parse(text, &machine()).unwrap();
+            destination(map.pairs(), node)
+        };
+        assert_eq!(of("0,1:3,4", 1), Some(Node::Id(4)));
+        assert_eq!(of("0,1:3,4", 3), None);
+        assert_eq!(of("all:3 1:0", 1), Some(Node::Id(0)));
+        assert_eq!(of("all:3 1:0", 4), Some(Node::Id(3)));
+        assert_eq!(of("all:3 1:0", 3), None);
+        assert_eq!(of("1:any", 1), Some(Node::Any));
+    }
+
+    #[test]
+    fn overlapping() {
+        let (id, any) = (Node::Id, Node::Any);
+        for (pairs, expected) in [
+            (vec![(id(0), id(2)), (id(1), id(3))], false),
+            (vec![(id(0), id(2)), (id(1), id(2))], false),
+            (vec![(id(0), id(1)), (id(1), id(0))], true),
+            (vec![(id(0), id(1)), (id(1), id(2))], true),
+            // 1 to itself stays.
+            (vec![(id(0), id(1)), (id(1), id(1))], false),
+            (vec![(any, id(3))], false),
+            (vec![(any, id(3)), (id(3), id(0))], true),
+            (vec![(any, id(3)), (id(3), id(3))], false),
+            (vec![(any, id(3)), (id(0), id(2))], true),
+            (vec![(id(2), any)], false),
+            (vec![(id(2), any), (id(0), id(1))], false),
+            (vec![(id(2), any), (any, id(1))], true),
+        ] {
+            let pairs: Vec<Pair> = pairs
+                .into_iter()
+                .map(|(old, new)| Pair { old, new })
+                .collect();
+            assert_eq!(overlaps(&pairs), expected, "{pairs:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::{uapi, Node, Pair};
+use crate::{destination, uapi, Node, Pair};
 
 /// The process that a call is about.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,12 @@ impl<'fd> Request<'fd> {
         }
     }
 
+    /// The same for another process.
+    pub fn target(mut self, target: Target<'fd>) -> Self {
+        self.target = target;
+        self
+    }
+
     /// Only this part of the address space.
     pub fn range(mut self, range: Range) -> Self {
         self.range = range;
@@ -104,6 +110,16 @@ impl<'fd> Request<'fd> {
         self.flag(uapi::STRICT, on)
     }
 
+    /// Leave the memory policies as they are.
+    pub fn keep_policy(self, on: bool) -> Self {
+        self.flag(uapi::KEEP_POLICY, on)
+    }
+
+    /// Forget what this device has moved before, and begin a new job.
+    pub fn new_job(self, on: bool) -> Self {
+        self.flag(uapi::NEW_JOB, on)
+    }
+
     /// End the call once about that many pages have moved; 0 is no limit.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = pages;
@@ -123,23 +139,6 @@ impl<'fd> Request<'fd> {
             self.flags &= !flag;
         }
         self
-    }
-
-    /// Whether a page that has moved could be selected once more by a second
-    /// call with the same pairs (a swap, a shift). One call moves it only once.
-    pub fn may_move_twice(&self) -> bool {
-        let old_any = self.pairs.iter().any(|p| p.old == Node::Any);
-        self.pairs.iter().any(|p| match p.new {
-            // It goes to a node that no old entry names: only the wildcard
-            // can meet it there.
-            Node::Any => old_any,
-            Node::Id(_) => self
-                .pairs
-                .iter()
-                .find(|q| q.old == p.new)
-                .or_else(|| self.pairs.iter().find(|q| q.old == Node::Any))
-                .is_some_and(|q| q.new != p.new),
-        })
     }
 }
 
@@ -198,7 +197,8 @@ impl Counts {
             .saturating_add(self.left_behind())
     }
 
-    pub(crate) fn add(&mut self, other: &Counts) {
+    /// Adds the counts of another call.
+    pub fn add(&mut self, other: &Counts) {
         for (a, b) in [
             (&mut self.moved, other.moved),
             (&mut self.moved_fallback, other.moved_fallback),
@@ -249,8 +249,6 @@ pub enum Stop {
     OutOfMemory,
     /// A signal came. The same call again goes on.
     Interrupted,
-    /// The process exited between two calls of a stepwise move.
-    TargetExited,
 }
 
 /// What a call did.
@@ -279,30 +277,21 @@ impl Outcome {
         (self.stop == Stop::Interrupted).then_some(self.resume_va)
     }
 
-    /// Adds what an earlier call over a part of the same range moved. All else
-    /// has been met anew, and what had moved is in place now.
-    pub(crate) fn add_earlier(&mut self, earlier: &Outcome) {
+    /// Adds what earlier calls of the same job moved in the same range. All
+    /// else has been met anew, and what they had moved as well: as in place or,
+    /// where the device remembers, as already moved. It counts once.
+    pub fn add_earlier(&mut self, earlier: &Outcome) {
         let (now, then) = (&mut self.counts, &earlier.counts);
-        now.in_place = now.in_place.saturating_sub(then.total_moved());
+        let again = now.already_moved.min(then.total_moved());
+        now.already_moved -= again;
+        now.in_place = now
+            .in_place
+            .saturating_sub(then.total_moved().saturating_sub(again));
         now.moved = now.moved.saturating_add(then.moved);
         now.moved_fallback = now.moved_fallback.saturating_add(then.moved_fallback);
         now.policies = now.policies.saturating_add(then.policies);
         for (a, b) in self.moved_by_pair.iter_mut().zip(&earlier.moved_by_pair) {
             *a = a.saturating_add(*b);
-        }
-    }
-
-    /// Adds what a later call over another part of the range did.
-    pub(crate) fn add(&mut self, later: &Outcome) {
-        self.counts.add(&later.counts);
-        for (a, b) in self.moved_by_pair.iter_mut().zip(&later.moved_by_pair) {
-            *a = a.saturating_add(*b);
-        }
-        self.returned = self.returned.saturating_add(later.returned);
-        self.resume_va = later.resume_va;
-        // What ends the work wins; a part without room does not.
-        if later.stop != Stop::Returned {
-            self.stop = later.stop;
         }
     }
 }
@@ -333,14 +322,7 @@ impl Placement {
     pub fn selected(&self, pairs: &[Pair]) -> u64 {
         (0u32..)
             .zip(&self.pages)
-            .filter(|(node, _)| {
-                let node = Node::Id(*node);
-                pairs
-                    .iter()
-                    .find(|p| p.old == node)
-                    .or_else(|| pairs.iter().find(|p| p.old == Node::Any))
-                    .is_some_and(|p| p.new != node)
-            })
+            .filter(|(node, _)| destination(pairs, *node).is_some())
             .fold(0, |sum, (_, n)| sum.saturating_add(*n))
     }
 }
@@ -359,28 +341,6 @@ mod tests {
 
     fn id(n: u32) -> Node {
         Node::Id(n)
-    }
-
-    #[test]
-    fn swaps_and_shifts_may_move_twice() {
-        let any = Node::Any;
-        for (pairs, expected) in [
-            (vec![(id(0), id(2)), (id(1), id(3))], false),
-            (vec![(id(0), id(2)), (id(1), id(2))], false),
-            (vec![(id(0), id(1)), (id(1), id(0))], true),
-            (vec![(id(0), id(1)), (id(1), id(2))], true),
-            // 1 to itself stays.
-            (vec![(id(0), id(1)), (id(1), id(1))], false),
-            (vec![(any, id(3))], false),
-            (vec![(any, id(3)), (id(3), id(0))], true),
-            (vec![(any, id(3)), (id(3), id(3))], false),
-            (vec![(any, id(3)), (id(0), id(2))], true),
-            (vec![(id(2), any)], false),
-            (vec![(id(2), any), (id(0), id(1))], false),
-            (vec![(id(2), any), (any, id(1))], true),
-        ] {
-            assert_eq!(request(&pairs).may_move_twice(), expected, "{pairs:?}");
-        }
     }
 
     #[test]
@@ -418,28 +378,6 @@ mod tests {
     }
 
     #[test]
-    fn later_parts_are_added() {
-        let part = |stop, moved, resume_va| Outcome {
-            counts: Counts {
-                moved,
-                ..Counts::default()
-            },
-            moved_by_pair: vec![moved, 0],
-            returned: 1,
-            stop,
-            resume_va,
-        };
-        let mut sum = part(Stop::NoRoom, 5, 0x1000);
-        sum.add(&part(Stop::Returned, 6, 0x2000));
-        assert_eq!(sum.stop, Stop::NoRoom);
-        assert_eq!(sum.moved_by_pair, [11, 0]);
-        assert_eq!((sum.counts.moved, sum.returned), (11, 2));
-        assert!(!sum.is_complete());
-        sum.add(&part(Stop::Interrupted, 0, 0x3000));
-        assert_eq!(sum.interrupted_at(), Some(0x3000));
-    }
-
-    #[test]
     fn an_earlier_part_is_not_counted_twice() {
         let outcome = |moved, in_place, busy| Outcome {
             counts: Counts {
@@ -460,6 +398,11 @@ mod tests {
             expected.moved_by_pair = vec![100];
             expected
         });
+        // As a job meets it that remembers.
+        let mut whole = outcome(0, 40, 0);
+        whole.counts.already_moved = 35;
+        whole.add_earlier(&outcome(30, 5, 1));
+        assert_eq!((whole.counts.already_moved, whole.counts.in_place), (5, 40));
     }
 
     #[test]

@@ -9,7 +9,9 @@ pub(crate) const NODE_ANY: i32 = -1;
 
 pub(crate) const PIDFD: u32 = 1 << 0;
 pub(crate) const DRY_RUN: u32 = 1 << 1;
+pub(crate) const KEEP_POLICY: u32 = 1 << 2;
 pub(crate) const EXCLUSIVE: u32 = 1 << 3;
+pub(crate) const NEW_JOB: u32 = 1 << 4;
 pub(crate) const STRICT: u32 = 1 << 5;
 
 /// `struct page_migrate_info`

@@ -8,17 +8,27 @@ mod explain;
 mod mark;
 mod migrate;
 mod numa_maps;
+mod processes;
+mod report;
 mod show;
 mod text;
+mod threads;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use page_migrate::{Device, Range};
 
+use crate::processes::{cgroup_folder, Selection};
+
 const EXIT_LEFT_BEHIND: u8 = 3;
 const EXIT_USAGE: u8 = 2;
 const EXIT_ERROR: u8 = 1;
+
+const MOVE_USAGE: &str = "\
+pagemigrate move [OPTIONS] PID[,PID]... MAP...
+       pagemigrate move [OPTIONS] --cgroup PATH MAP...";
 
 const MAP_HELP: &str = "\
 Maps are OLD:NEW, with a node list on each side:
@@ -45,8 +55,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Move a process's pages from old nodes to new ones
-    #[command(after_help = MAP_HELP)]
+    /// Move the pages of processes from old nodes to new ones
+    ///
+    /// All processes are one job: a page that several of them map moves once.
+    #[command(after_help = MAP_HELP, override_usage = MOVE_USAGE)]
     Move(MoveArgs),
     /// Show on which nodes a process has its memory
     Show {
@@ -81,17 +93,38 @@ enum Command {
     },
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct MoveArgs {
-    /// Process, by any of its threads
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) pid: i32,
-    /// What goes where: OLD:NEW
-    #[arg(required = true)]
-    pub(crate) map: Vec<String>,
+    /// Processes, by any of their threads, and what goes where: OLD:NEW
+    #[arg(required = true, value_name = "PID[,PID]... MAP")]
+    pub(crate) words: Vec<String>,
+    /// Processes, instead of or beside those before the map
+    #[arg(long = "pid", value_name = "PID[,PID]...", value_delimiter = ',',
+        value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pids: Vec<i32>,
+    /// And all their descendants
+    #[arg(long)]
+    pub(crate) children: bool,
+    /// All processes of a control group (version 2) and of those below it
+    #[arg(long = "cgroup", value_name = "PATH")]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Move the threads' CPUs along, before the pages
+    ///
+    /// A thread that may run on CPUs of old nodes only gets those of the nodes
+    /// to which the map sends their pages; so does one without a choice of its
+    /// own that runs there.
+    #[arg(long)]
+    pub(crate) threads: bool,
+    /// Go over the processes until nothing is left, but N times at most
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) passes: u32,
     /// Only these addresses: a page's address + bytes (K, M, G; 0x for hex)
     #[arg(long, value_name = "START+LEN", value_parser = text::parse_range)]
     pub(crate) range: Option<Range>,
+    /// Leave memory policies as they are
+    #[arg(long)]
+    pub(crate) keep_policy: bool,
     /// Count what would move, change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -106,7 +139,50 @@ pub(crate) struct MoveArgs {
     pub(crate) json: bool,
 }
 
+impl MoveArgs {
+    /// The processes and the text of the map.
+    fn resolve(&self) -> Result<(Selection, String), Failure> {
+        // A list of processes has no colon, a map has one.
+        let is_map = |word: &&String| word.contains(':');
+        let first = self.words.iter().position(|word| is_map(&word));
+        let (lists, maps) = self.words.split_at(first.unwrap_or(self.words.len()));
+        let mut pids = Vec::new();
+        for word in lists.iter().flat_map(|list| list.split(',')) {
+            match word.parse() {
+                Ok(pid) if pid > 0 => pids.push(pid),
+                _ => return Err(Failure::Usage(format!("'{word}' is no process ID"))),
+            }
+        }
+        pids.extend(&self.pids);
+        if maps.is_empty() {
+            return Err(Failure::Usage(
+                "there is no map: write OLD:NEW behind the processes, like 0-1:2-3".into(),
+            ));
+        }
+        if pids.is_empty() && self.cgroups.is_empty() {
+            return Err(Failure::Usage(
+                "there is no process: write PID before the map, or --cgroup PATH".into(),
+            ));
+        }
+        if pids.is_empty() && self.children {
+            return Err(Failure::Usage("--children of what? Name a process".into()));
+        }
+        let cgroups = self
+            .cgroups
+            .iter()
+            .map(|path| cgroup_folder(path))
+            .collect::<Result<_, _>>()?;
+        let selection = Selection {
+            pids,
+            children: self.children,
+            cgroups,
+        };
+        Ok((selection, maps.join(" ")))
+    }
+}
+
 /// What ends the command early.
+#[derive(Debug)]
 pub(crate) enum Failure {
     /// The command line makes no sense.
     Usage(String),
@@ -183,11 +259,12 @@ mod tests {
     fn bad_command_lines() {
         for line in [
             "pagemigrate",
-            "pagemigrate move 1",
-            "pagemigrate move 0 0:1",
+            "pagemigrate move",
             "pagemigrate move -1 0:1",
-            "pagemigrate move x 0:1",
+            "pagemigrate move --pid 0 0:1",
+            "pagemigrate move --pid x 0:1",
             "pagemigrate move 1 0:1 --range 1+1",
+            "pagemigrate move 1 0:1 --passes 0",
             "pagemigrate mark f other",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
@@ -200,5 +277,55 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
+    }
+
+    fn resolve(line: &str) -> Result<(Selection, String), Failure> {
+        match Cli::try_parse_from(format!("pagemigrate move {line}").split(' ')) {
+            Ok(Cli {
+                command: Command::Move(args),
+            }) => args.resolve(),
+            other => panic!("{line}: {:?}", other.err()),
+        }
+    }
+
+    #[test]
+    fn processes_and_maps() {
+        for (line, pids, map) in [
+            ("7 0:1", vec![7], "0:1"),
+            ("7 0:1 1:0", vec![7], "0:1 1:0"),
+            ("7,8 0:1", vec![7, 8], "0:1"),
+            ("7 8,9 0:1", vec![7, 8, 9], "0:1"),
+            ("--pid 7,8 0:1", vec![7, 8], "0:1"),
+            ("--pid 7 --pid 8 0:1", vec![7, 8], "0:1"),
+            ("6 0:1 --pid 7", vec![6, 7], "0:1"),
+            ("7 --children 0,1:2,3", vec![7], "0,1:2,3"),
+        ] {
+            let (selection, text) = resolve(line).unwrap();
+            assert_eq!(selection.pids, pids, "{line}");
+            assert_eq!(text, map, "{line}");
+        }
+        assert!(resolve("7 0:1").unwrap().0.is_single());
+        assert!(!resolve("7 --children 0:1").unwrap().0.is_single());
+        assert!(!resolve("7,8 0:1").unwrap().0.is_single());
+    }
+
+    #[test]
+    fn no_processes_or_no_maps() {
+        for line in [
+            "7",
+            "7 8",
+            "0:1",
+            "0 0:1",
+            "x 0:1",
+            "7, 0:1",
+            "0-1 0:1",
+            "0:1 7 --children",
+        ] {
+            // A word behind the map belongs to the map, which says so itself.
+            let done = resolve(line);
+            assert!(matches!(done, Err(Failure::Usage(_))), "{line}: {done:?}");
+        }
+        let done = resolve("--cgroup /nonexistent/group 0:1");
+        assert!(matches!(done, Err(Failure::Error(_))), "{done:?}");
     }
 }

@@ -103,7 +103,7 @@ impl Mounts {
 }
 
 /// The kernel writes odd characters as \ooo.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {

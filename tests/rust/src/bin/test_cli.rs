@@ -1,126 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The command `pagemigrate`, end to end.
-//!
-//! Its path is the first argument, or in PAGEMIGRATE, or beside this program.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use page_migrate_tests::cli::{done, Cgroup, Cli};
 use page_migrate_tests::{
-    be_target_if_asked, clean_up, memory_nodes, nodes_of, own_program, page, public_copy, signal,
-    sysfs_nodes, Tap, Target, NOBODY,
+    be_target_if_asked, clean_up, memory_nodes, nodes_of, own_program, page, signal, sysfs_nodes,
+    Tap, Target, NOBODY,
 };
 use serde_json::Value;
 
 const PAGES: usize = 256;
-
-struct Cli {
-    program: PathBuf,
-    uid: u32,
-}
-
-/// What a run of the command left behind.
-struct Done {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-impl Cli {
-    fn run(&self, line: &str) -> Done {
-        self.args(&line.split(' ').collect::<Vec<_>>())
-    }
-
-    fn args(&self, args: &[&str]) -> Done {
-        let mut command = Command::new(&self.program);
-        command.args(args).env("LC_ALL", "C.UTF-8");
-        if self.uid != 0 {
-            command.uid(self.uid).gid(self.uid);
-        }
-        done(&mut command)
-    }
-}
-
-fn done(command: &mut Command) -> Done {
-    let output = command.output().unwrap();
-    Done {
-        status: output.status.code().expect("ended by a signal"),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-impl Done {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(
-            self.status, status,
-            "stdout: {}\nstderr: {}",
-            self.out, self.err
-        );
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
-    }
-
-    #[track_caller]
-    fn says(self, word: &str) -> Self {
-        assert!(
-            self.err.contains(word),
-            "no '{word}' on stderr: {}",
-            self.err
-        );
-        self
-    }
-}
-
-fn program() -> PathBuf {
-    std::env::args_os()
-        .nth(1)
-        .or_else(|| std::env::var_os("PAGEMIGRATE"))
-        .map_or_else(
-            || own_program().with_file_name("pagemigrate"),
-            PathBuf::from,
-        )
-}
-
-/// A cgroup with a cpuset of its own, gone when it is dropped.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(mems: &str) -> Self {
-        let root = Path::new("/sys/fs/cgroup");
-        if !root.join("cgroup.controllers").exists() {
-            let mounted = Command::new("mount")
-                .args(["-t", "cgroup2", "none", "/sys/fs/cgroup"])
-                .status();
-            assert!(mounted.unwrap().success(), "mount cgroup2");
-        }
-        fs::write(root.join("cgroup.subtree_control"), "+cpuset").unwrap();
-        let path = root.join(format!("page_migrate-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("cpuset.mems"), mems).unwrap();
-        Cgroup(path)
-    }
-
-    fn enter(&self, pid: i32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Its processes must be gone by now.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
 
 /// The module, loaded with other parameters until this is dropped.
 struct Reloaded;
@@ -153,14 +46,8 @@ fn main() {
     let mut tap = Tap::new();
     let nodes = memory_nodes();
     let (a, b, c) = (nodes[0], nodes[1], nodes[2]);
-    let cli = Cli {
-        program: program(),
-        uid: 0,
-    };
-    let nobody = Cli {
-        program: public_copy(&cli.program),
-        uid: NOBODY,
-    };
+    let cli = Cli::root();
+    let nobody = Cli::nobody();
     let part = format!("{a}:{PAGES}");
     let on = |node: u32| vec![node as i32; PAGES];
     let whole = |t: &Target, i: usize| format!("{:#x}+{}", t.parts[i], PAGES * page());
@@ -304,8 +191,8 @@ fn main() {
         let mut target = Target::start(&[&format!("{a}:{many}")], 0);
         let range = format!("{:#x}+{}", target.parts[0], many * page());
         let line = format!("move {} {a}:{b} --range {range} --json", target.pid());
-        let child = Command::new(&cli.program)
-            .args(line.split(' '))
+        let child = cli
+            .command(&line.split(' ').collect::<Vec<_>>())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -509,7 +396,7 @@ fn main() {
         fs::remove_file(file).unwrap();
     });
 
-    tap.test("self_ranges_only=1: steps and --range", || {
+    tap.test("self_ranges_only=1: the whole, no --range", || {
         let _module = Reloaded::new("self_ranges_only=1");
         let many = 3 * 4096;
         let mut target = Target::start(&[&format!("{a}:{many}")], 0);
@@ -518,21 +405,11 @@ fn main() {
             .expect(1)
             .says("self_ranges_only");
         assert_eq!(target.nodes(0, many), vec![a as i32; many]);
-        let line = format!(
-            "{} move {} {a}:{b} --json",
-            cli.program.display(),
-            target.pid()
-        );
-        let shown = done(
-            Command::new("script")
-                .args(["-q", "-e", "-c", &line, "/dev/null"])
-                .env("TERM", "xterm"),
-        );
-        assert!(shown.status == 0 || shown.status == 3, "{}", shown.out);
+        let done = cli.run(&format!("move {} {a}:{b} --json", target.pid()));
+        assert!(done.status == 0 || done.status == 3, "{}", done.out);
         assert_eq!(target.nodes(0, many), vec![b as i32; many]);
         assert_eq!(target.damaged(), 0);
-        let json = &shown.out[shown.out.find('{').unwrap()..];
-        let json: Value = serde_json::from_str(json).unwrap();
+        let json = done.json();
         let moved = json["moved"].as_u64().unwrap();
         assert_eq!(json["pairs"][0]["moved"], moved);
         assert!(moved >= many as u64 && moved < 2 * many as u64, "{json}");

@@ -3,7 +3,6 @@
 //! The library `page-migrate` against the real device.
 
 use std::fs::{self, File};
-use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -48,7 +47,14 @@ fn main() {
         assert_eq!(info.max_nodes, highest + 1);
         assert!(info.max_workers >= 1);
         let names = info.flag_names();
-        for flag in ["PIDFD", "DRY_RUN", "EXCLUSIVE", "STRICT"] {
+        for flag in [
+            "PIDFD",
+            "DRY_RUN",
+            "KEEP_POLICY",
+            "EXCLUSIVE",
+            "NEW_JOB",
+            "STRICT",
+        ] {
             assert!(names.iter().any(|n| n == flag), "{flag} in {names:?}");
         }
     });
@@ -72,9 +78,7 @@ fn main() {
     tap.test("migrate: two nodes change places", || {
         let memory = Memory::on(&[a, b, c], PAGES);
         let request = me().range(memory.range()).pair(a, b).pair(b, a);
-        assert!(request.may_move_twice());
-        let outcome = device.migrate_in_steps(&request, 1, |_| ControlFlow::Continue(()));
-        let outcome = outcome.unwrap();
+        let outcome = device.migrate(&request.new_job(true)).unwrap();
         let expected: Vec<i32> = (0..PAGES).map(|i| [b, a, c][i % 3] as i32).collect();
         assert_eq!(memory.nodes(), expected);
         assert_eq!(memory.damaged(), 0);
@@ -159,54 +163,47 @@ fn main() {
         assert_eq!(memory.damaged(), 0);
     });
 
-    tap.test("steps: all of a range, in several calls", || {
-        let memory = Memory::on(&[a], MANY);
-        let request = me().range(memory.range()).pair(a, b);
-        let mut seen = Vec::new();
-        let outcome = device
-            .migrate_in_steps(&request, 2048, |so_far| {
-                seen.push(so_far.counts.moved);
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        assert!(all_on(&memory, b));
-        assert_eq!(memory.damaged(), 0);
-        assert_eq!(outcome.counts.moved, MANY as u64);
-        assert_eq!(outcome.counts.total(), MANY as u64);
-        assert_eq!(outcome.moved_by_pair, [MANY as u64]);
-        assert_eq!(outcome.resume_va, memory.range().end());
-        assert!(seen.len() > 1, "{seen:?}");
-        assert!(seen.is_sorted(), "{seen:?}");
-    });
-
-    tap.test("steps: the whole of a process", || {
-        let mut target = Target::start(&[&format!("{a}:{MANY}")], 0);
-        let request = Request::new(To::Pid(target.pid())).pair(a, b);
-        let mut calls = 0;
-        let outcome = device
-            .migrate_in_steps(&request, 1024, |_| {
-                calls += 1;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
+    tap.test("a job: in many calls, each page moves once", || {
+        let memory = Memory::on(&[a, b, c], MANY);
+        let job = Device::open().unwrap();
+        let request = me().pair(a, b).pair(b, a).max_pages(1);
+        let (mut range, mut calls, mut moved) = (memory.range(), 0, 0);
+        while range.len > 0 {
+            let outcome = job.migrate(&request.clone().range(range)).unwrap();
+            assert_eq!(outcome.stop, Stop::Returned);
+            moved += outcome.counts.moved;
+            calls += 1;
+            range = Range {
+                start: outcome.resume_va,
+                len: memory.range().end() - outcome.resume_va,
+            };
+        }
         assert!(calls > 1);
-        assert!(outcome.counts.moved >= MANY as u64, "{outcome:?}");
-        assert_eq!(target.nodes(0, MANY), vec![b as i32; MANY]);
-        assert_eq!(target.damaged(), 0);
+        assert_eq!(moved, MANY as u64 / 3 * 2);
+        let swapped: Vec<i32> = (0..MANY).map(|i| [b, a, c][i % 3] as i32).collect();
+        assert_eq!(memory.nodes(), swapped);
+        // What has moved stays, and a new job swaps it back.
+        let request = me().range(memory.range()).pair(a, b).pair(b, a);
+        let outcome = job.migrate(&request).unwrap();
+        assert_eq!(outcome.counts.already_moved, moved);
+        assert_eq!(memory.nodes(), swapped);
+        let progress = job.progress().unwrap();
+        assert_eq!((progress.moved, progress.running), (moved, false));
+        job.migrate(&request.new_job(true)).unwrap();
+        let back: Vec<i32> = (0..MANY).map(|i| [a, b, c][i % 3] as i32).collect();
+        assert_eq!(memory.nodes(), back);
+        assert_eq!(memory.damaged(), 0);
     });
 
-    tap.test("steps: ended by the caller", || {
-        let memory = Memory::on(&[a], MANY);
-        let request = me().range(memory.range()).pair(a, b);
-        let outcome = device
-            .migrate_in_steps(&request, 1, |_| ControlFlow::Break(()))
-            .unwrap();
-        assert_eq!(outcome.stop, Stop::Interrupted);
-        let stopped = outcome.interrupted_at().unwrap();
-        assert!(stopped < memory.range().end(), "{stopped:#x}");
-        let left = memory.nodes().iter().filter(|n| **n == a as i32).count();
-        assert_eq!(left as u64, MANY as u64 - outcome.counts.moved);
-        assert!(left > 0);
+    tap.test("check: every check, and nothing else", || {
+        let target = Target::start(&[&format!("{a}:{PAGES}")], 0);
+        let request = Request::new(To::Pid(target.pid())).pair(a, b);
+        device.check(&request).unwrap();
+        let none = sysfs_nodes("possible").into_iter().max().unwrap() + 1;
+        assert!(device.check(&request.clone().pair(b, none)).is_err());
+        assert_eq!(target.nodes(0, PAGES), vec![a as i32; PAGES]);
+        drop(target);
+        assert!(matches!(device.check(&request), Err(Error::NoSuchProcess)));
     });
 
     tap.test("pidfd: another process", || {
@@ -255,9 +252,17 @@ fn main() {
         let hog = Hog::new(b, c);
         // Unlike the hog's calls, the module takes free pages from the lists
         // of other CPUs too: use them up.
-        let filler = Memory::on(&[a], 16384);
-        let request = me().range(filler.range()).pair(a, b).strict(true);
-        assert!(device.migrate(&request).unwrap().counts.no_memory > 0);
+        let mut fillers = Vec::new();
+        loop {
+            let filler = Memory::on(&[a], 16384);
+            let request = me().range(filler.range()).pair(a, b).strict(true);
+            let is_full = device.migrate(&request).unwrap().counts.no_memory > 0;
+            fillers.push(filler);
+            if is_full {
+                break;
+            }
+            assert!(fillers.len() < 8, "node {b} does not get full");
+        }
         // Pages of a to the full node, pages of c to one that has room.
         let request = me()
             .range(memory.range())
@@ -277,7 +282,7 @@ fn main() {
         assert_eq!(memory.damaged(), 0);
         assert!(!outcome.is_complete());
         // With room, the same call does the rest.
-        drop((hog, filler));
+        drop((hog, fillers));
         let request = me().range(memory.range()).pair(a, b).strict(true);
         device.migrate(&request).unwrap();
         assert!(all_on(&memory, b));

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory policies of VMAs, of threads and of shmem files: found, locked, shown
+ * to the Rust half, and written back so that no reader ever sees an empty mask.
+ *
+ * Locking, as mbind(2) and cpusets do it: policies of VMAs change under
+ * mmap_lock for writing with the VMA write-locked; policies of threads under
+ * task_lock and mems_allowed_seq, in place, since their threads use them
+ * without a reference; policies of files are replaced by changed copies under
+ * the lock of their tree, since readers hold references to them.
+ */
+#include <linux/cpuset.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/mempolicy.h>
+#include <linux/mm.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/shmem_fs.h>
+#include <linux/slab.h>
+
+#include "page_migrate_policy.h"
+#include "page_migrate_shim.h"
+
+/* VMAs to look at before others get mmap_lock. */
+#define PM_POLICY_VMAS	256
+
+/* Policies of a file to look at in one hold of their lock. */
+#define PM_POLICY_NODES	32
+
+/*
+ * A policy that a job has rewritten carries the job's cookie in @rcu, which
+ * nothing else uses while the policy lives, and a free bit in @flags that says
+ * so. Both are copied with the policy, so that a copy made by fork(2), or when
+ * a VMA is split, is known to be rewritten, too.
+ */
+#define PM_POLICY_MARK	BIT(12)
+
+static bool pm_policy_is_done(const struct mempolicy *pol,
+			      const struct pm_policy_pass *pass)
+{
+	return !pol || pol->mode == MPOL_LOCAL ||
+	       ((pol->flags & PM_POLICY_MARK) &&
+		(unsigned long)pol->rcu.next == pass->cookie);
+}
+
+/*
+ * Readers may look at @mask at any time, words upwards: they must always find
+ * a node in it.
+ */
+static void pm_nodes_assign(nodemask_t *mask, const unsigned long *nodes)
+{
+	unsigned int i, words = BITS_TO_LONGS(nr_node_ids);
+
+	for (i = 0; words > 1 && i < words; i++)
+		WRITE_ONCE(mask->bits[i], mask->bits[i] | nodes[i]);
+	smp_wmb(); /* the new nodes are there before the old ones go */
+	for (i = 0; i < words; i++)
+		WRITE_ONCE(mask->bits[i], nodes[i]);
+}
+
+/*
+ * The one node of a thread's MPOL_PREFERRED is read without a sequence count. A
+ * reader that has passed the new node's word already must still find the old
+ * one in a later word.
+ */
+static bool pm_policy_needs_stage(const struct mempolicy *pol,
+				  const unsigned long *nodes)
+{
+	return pol->mode == MPOL_PREFERRED &&
+	       find_first_bit(nodes, nr_node_ids) / BITS_PER_LONG <
+	       first_node(pol->nodes) / BITS_PER_LONG;
+}
+
+static bool pm_policy_edit(struct mempolicy *pol, struct pm_policy_pass *pass,
+			   bool of_task)
+{
+	struct pm_policy new = { .home_node = pol->home_node };
+	bool has_user = pol->flags & MPOL_F_STATIC_NODES, changed;
+	unsigned int i;
+
+	memcpy(new.nodes, pol->nodes.bits, sizeof(pol->nodes.bits));
+	if (has_user)
+		memcpy(new.user_nodes, pol->w.user_nodemask.bits,
+		       sizeof(pol->w.user_nodemask.bits));
+	changed = page_migrate_edit_policy(pass->editor, &new);
+	if (pass->dry_run)
+		return changed;
+
+	WRITE_ONCE(pol->home_node, new.home_node);
+	if (of_task && pm_policy_needs_stage(pol, new.nodes)) {
+		for (i = 0; i < PM_NODE_WORDS; i++)
+			WRITE_ONCE(pol->nodes.bits[i],
+				   pol->nodes.bits[i] | new.nodes[i]);
+		pass->staged = true;
+	} else {
+		pm_nodes_assign(&pol->nodes, new.nodes);
+	}
+	/*
+	 * What the user asked for must move along, or the next cpuset change
+	 * brings it back. Without such flags the kernel remaps nodes by their
+	 * rank in the cpuset's old nodes; those that are not there stay.
+	 */
+	if (has_user)
+		pm_nodes_assign(&pol->w.user_nodemask, new.user_nodes);
+	else if (!(pol->flags & MPOL_F_RELATIVE_NODES) && pass->detach)
+		nodes_clear(pol->w.cpuset_mems_allowed);
+	pol->rcu.next = (void *)pass->cookie;
+	WRITE_ONCE(pol->flags, pol->flags | PM_POLICY_MARK);
+	return changed;
+}
+
+/* The next VMA wholly inside the range, from *@at on, or NULL. */
+static struct vm_area_struct *pm_vma_inside(struct mm_struct *mm,
+					    unsigned long start,
+					    unsigned long end,
+					    unsigned long *at)
+{
+	VMA_ITERATOR(vmi, mm, *at);
+	struct vm_area_struct *vma;
+
+	for_each_vma_range(vmi, vma, end) {
+		*at = vma->vm_end;
+		if (vma->vm_start >= start && vma->vm_end <= end)
+			return vma;
+	}
+	*at = end;
+	return NULL;
+}
+
+/* Whether a VMA of the range, from *@at on, has a policy to be looked at. */
+static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
+			       unsigned long end,
+			       const struct pm_policy_pass *pass,
+			       unsigned long *at)
+{
+	struct vm_area_struct *vma;
+	unsigned long here = *at;
+	int found = 0, seen = 0;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	while (!found && seen++ < PM_POLICY_VMAS) {
+		*at = here;
+		vma = pm_vma_inside(mm, start, end, &here);
+		if (!vma)
+			*at = end;
+		if (!vma)
+			break;
+		found = !pm_policy_is_done(vma->vm_policy, pass);
+		if (found)
+			*at = vma->vm_start;
+	}
+	mmap_read_unlock(mm);
+	return found;
+}
+
+/**
+ * pm_shim_policy_vmas() - rewrite policies of the VMAs wholly inside a range
+ * @mm: address space, with a user reference
+ * @start: first address of the range
+ * @end: address after its last
+ * @pass: what to do
+ * @resume: in and out: where to go on; @end when all is done
+ *
+ * Looks at a bounded number of VMAs.
+ *
+ * Return: the number of policies that changed, or -EINTR if the caller is being
+ * killed.
+ */
+long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
+			 unsigned long end, struct pm_policy_pass *pass,
+			 unsigned long *resume)
+{
+	struct vm_area_struct *vma;
+	long changed = 0;
+	int ahead, seen;
+
+	/* Writers stop every page fault: only where there is something to do. */
+	ahead = pm_policy_vma_ahead(mm, start, end, pass, resume);
+	if (ahead <= 0)
+		return ahead;
+	if (pass->dry_run ? mmap_read_lock_killable(mm) :
+			    mmap_write_lock_killable(mm))
+		return -EINTR;
+	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
+		vma = pm_vma_inside(mm, start, end, resume);
+		if (!vma)
+			break;
+		if (pm_policy_is_done(vma->vm_policy, pass))
+			continue;
+		if (!pass->dry_run)
+			vma_start_write(vma);
+		changed += pm_policy_edit(vma->vm_policy, pass, false);
+	}
+	if (pass->dry_run)
+		mmap_read_unlock(mm);
+	else
+		mmap_write_unlock(mm);
+	return changed;
+}
+
+/* Drop the old node of a policy that has both. */
+static bool pm_policy_finish(struct mempolicy *pol)
+{
+	unsigned long nodes[PM_NODE_WORDS] = {};
+
+	if (pol->mode != MPOL_PREFERRED || nodes_weight(pol->nodes) < 2)
+		return false;
+	__set_bit(first_node(pol->nodes), nodes);
+	pm_nodes_assign(&pol->nodes, nodes);
+	return true;
+}
+
+static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
+			      struct pm_policy_pass *pass, bool finish)
+{
+	struct task_struct *thread;
+	long changed = 0;
+
+	rcu_read_lock();
+	for_each_thread(task, thread) {
+		struct mempolicy *pol;
+
+		task_lock(thread);
+		pol = thread->mempolicy;
+		/* It may have executed another program meanwhile. */
+		if (thread->mm != mm || !pol ||
+		    (!finish && pm_policy_is_done(pol, pass))) {
+			task_unlock(thread);
+			continue;
+		}
+		local_irq_disable();
+		if (!pass->dry_run)
+			write_seqcount_begin(&thread->mems_allowed_seq);
+		if (finish)
+			pm_policy_finish(pol);
+		else
+			changed += pm_policy_edit(pol, pass, true);
+		if (!pass->dry_run)
+			write_seqcount_end(&thread->mems_allowed_seq);
+		local_irq_enable();
+		task_unlock(thread);
+	}
+	rcu_read_unlock();
+	return changed;
+}
+
+/**
+ * pm_shim_policy_tasks() - rewrite the policies of all threads of a process
+ * @task: any of its threads
+ * @mm: its address space
+ * @pass: what to do
+ *
+ * Return: the number of policies that changed.
+ */
+long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
+			  struct pm_policy_pass *pass)
+{
+	long changed;
+
+	pass->staged = false;
+	changed = pm_policy_threads(task, mm, pass, false);
+	if (pass->staged) {
+		synchronize_rcu_tasks();
+		pm_policy_threads(task, mm, pass, true);
+	}
+	return changed;
+}
+
+static struct shared_policy *pm_file_policies(struct file *file)
+{
+	return &SHMEM_I(file_inode(file))->policy;
+}
+
+/**
+ * pm_shim_policy_next_file() - find a shmem file with policies in a range
+ * @mm: address space, with a user reference
+ * @start: first address of the range
+ * @end: address after its last
+ * @resume: in and out: where to go on; @end when all is done
+ * @file: out: a reference, or NULL
+ *
+ * Return: 0, or -EINTR if the caller is being killed.
+ */
+int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
+			     unsigned long end, unsigned long *resume,
+			     struct file **file)
+{
+	struct vm_area_struct *vma;
+	int seen;
+
+	*file = NULL;
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
+		vma = pm_vma_inside(mm, start, end, resume);
+		if (!vma)
+			break;
+		if (!vma->vm_file || !shmem_mapping(vma->vm_file->f_mapping) ||
+		    RB_EMPTY_ROOT(&pm_file_policies(vma->vm_file)->root))
+			continue;
+		*file = get_file(vma->vm_file);
+		break;
+	}
+	mmap_read_unlock(mm);
+	return 0;
+}
+
+/* The policy of a file at @start or the next one after it, or NULL. */
+static struct sp_node *pm_policy_from(struct shared_policy *tree, pgoff_t start)
+{
+	struct rb_node *at = tree->root.rb_node;
+	struct sp_node *found = NULL;
+
+	while (at) {
+		struct sp_node *node = rb_entry(at, struct sp_node, nd);
+
+		if (node->start >= start)
+			found = node;
+		at = node->start < start ? at->rb_right : at->rb_left;
+	}
+	return found;
+}
+
+static struct sp_node *pm_policy_after(struct sp_node *node)
+{
+	struct rb_node *next = rb_next(&node->nd);
+
+	return next ? rb_entry(next, struct sp_node, nd) : NULL;
+}
+
+/*
+ * Looks at a bounded number of policies from @from on: how many are not done
+ * yet. @end: out: where the next ones begin, or ULONG_MAX. Counts changes in a
+ * dry run.
+ */
+static unsigned int pm_policies_open(struct shared_policy *tree, pgoff_t from,
+				     pgoff_t *end, struct pm_policy_pass *pass,
+				     long *changed)
+{
+	unsigned int open = 0, seen = 0;
+	struct sp_node *node;
+
+	read_lock(&tree->lock);
+	for (node = pm_policy_from(tree, from); node && seen < PM_POLICY_NODES;
+	     node = pm_policy_after(node), seen++) {
+		if (pm_policy_is_done(node->policy, pass))
+			continue;
+		open++;
+		if (pass->dry_run)
+			*changed += pm_policy_edit(node->policy, pass, false);
+	}
+	*end = node ? node->start : ULONG_MAX;
+	read_unlock(&tree->lock);
+	return open;
+}
+
+/**
+ * pm_shim_policy_file() - rewrite policies of a shmem file
+ * @file: the file
+ * @pass: what to do
+ * @resume: in and out: the page of the file to go on from; ULONG_MAX when all
+ *	is done
+ *
+ * Looks at a bounded number of policies.
+ *
+ * Return: the number of policies that changed, or -ENOMEM.
+ */
+long pm_shim_policy_file(struct file *file, struct pm_policy_pass *pass,
+			 unsigned long *resume)
+{
+	struct shared_policy *tree = pm_file_policies(file);
+	struct mempolicy *copies[PM_POLICY_NODES];
+	unsigned int open, made, used = 0;
+	struct sp_node *node;
+	long changed = 0;
+	pgoff_t end;
+
+	open = pm_policies_open(tree, *resume, &end, pass, &changed);
+	if (pass->dry_run || !open)
+		goto out;
+	for (made = 0; made < open; made++) {
+		copies[made] = kmalloc_obj(**copies);
+		if (!copies[made])
+			break;
+	}
+	if (made < open) {
+		while (made--)
+			kfree(copies[made]);
+		return -ENOMEM;
+	}
+	write_lock(&tree->lock);
+	for (node = pm_policy_from(tree, *resume);
+	     node && node->start < end && used < made;
+	     node = pm_policy_after(node)) {
+		struct mempolicy *old = node->policy, *new = copies[used];
+
+		if (pm_policy_is_done(old, pass))
+			continue;
+		*new = *old;
+		atomic_set(&new->refcnt, 1);
+		changed += pm_policy_edit(new, pass, false);
+		node->policy = new;
+		copies[used++] = old;
+	}
+	write_unlock(&tree->lock);
+	while (made-- > used)
+		kfree(copies[made]);
+	while (used--)
+		pm_mpol_put(copies[used]);
+out:
+	*resume = end;
+	return changed;
+}
+
+/* A number that no other job has. */
+unsigned long pm_shim_policy_cookie(void)
+{
+	return get_random_long() | 1;
+}
