@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What calls may cost. The largest arguments and the most open jobs, all as
+ * nobody: each call ends soon, the target can go on meanwhile, what the kernel
+ * holds for it is charged to the caller's control group, and is given back.
+ * The limits in time are generous: an emulated machine is slow.
+ */
+#include "harness.h"
+#include "mem_util.h"
+
+#include <pthread.h>
+#include <sys/resource.h>
+#include <time.h>
+
+/* Seconds for one call. Where cost is without bound, it takes minutes. */
+#define SOON 20.0
+/* The kernel's own limit of mappings, less what a program has. */
+#define MAPPINGS 65000
+#define JOBS 1000
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* All of this process, as nobody: one move, one look, one dry run. */
+static void whole_process(struct child *c)
+{
+	struct page_migrate_result res;
+	uint64_t pages[MAX_NODES];
+	double most = 0, begin;
+	int fd = pm_open();
+
+	for (int i = 0; i < 4; i++) {
+		long ret;
+
+		begin = now();
+		if (i == 3)
+			ret = pm_placement(fd, 0, NULL, ~0UL, pages);
+		else
+			ret = pm_move(fd, 0, NULL, ~0UL, i == 1 ? PAGE_MIGRATE_DRY_RUN : 0, 1,
+				      &mem[i == 2], &mem[2], &res);
+		if (ret < 0)
+			die("call %d of all: %ld", i, ret);
+		if (now() - begin > most)
+			most = now() - begin;
+	}
+	child_put(c, most * 1000);
+}
+
+static void one_huge_hole(struct child *c, void *arg)
+{
+	(void)arg;
+	drop_to(NOBODY);
+	/* A page in each 64 GiB: as many page tables as pages. */
+	for (uintptr_t at = 1UL << 40; at < 1UL << 46; at += 1UL << 36) {
+		char *p = mmap((void *)at, PAGE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+		if (p != MAP_FAILED)
+			*p = 1;
+	}
+	/* One mapping of 16 TiB, with nothing in it. */
+	if (mmap(NULL, 1UL << 44, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+		die("mmap of 16 TiB");
+	whole_process(c);
+}
+
+/* arg: each of them has a memory policy, too. */
+static void many_mappings(struct child *c, void *arg)
+{
+	unsigned long mask[MAX_NODES / (8 * sizeof(long))] = { };
+	char *p = reserve(2 * MAPPINGS);
+
+	drop_to(NOBODY);
+	mask[mem[0] / 64] |= 1UL << (mem[0] % 64);
+	for (size_t i = 0; i < MAPPINGS / 2; i++) {
+		char *at = p + 2 * i * PAGE;
+
+		map_fixed(at, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (arg && mbind(at, PAGE, MPOL_PREFERRED, mask, MAX_NODES, 0))
+			die("mbind %zu", i);
+		if (i % 8 == 0)
+			*at = 1;
+	}
+	whole_process(c);
+}
+
+static void expect_soon(struct __test_metadata *_metadata,
+			void (*fn)(struct child *c, void *arg), void *arg)
+{
+	struct child c;
+	double seconds;
+
+	child_start(&c, fn, arg);
+	seconds = child_get(&c) / 1000.0;
+	EXPECT_GT(SOON, seconds);
+	TH_LOG("the longest call took %.3f s", seconds);
+	child_end(&c);
+}
+
+TEST(range_of_all_with_few_mappings)
+{
+	expect_soon(_metadata, one_huge_hole, NULL);
+}
+
+TEST(range_of_all_with_many_mappings)
+{
+	expect_soon(_metadata, many_mappings, NULL);
+}
+
+TEST(range_of_all_with_many_policies)
+{
+	expect_soon(_metadata, many_mappings, "");
+}
+
+/* The most entries, right and wrong, and counts that no memory could hold. */
+TEST(largest_lists)
+{
+	int n = nr_node_ids(), fd = pm_open();
+	int *old = malloc(n * sizeof(int)), *new = malloc(n * sizeof(int));
+	char *p = map_node(1, mem[0]);
+	struct page_migrate_placement look = { .pages = (uintptr_t)p, .count = ~0U };
+	struct page_migrate_request req = pm_req(0, p, PAGE, n, old, new);
+	double begin = now();
+	long ret;
+
+	for (int i = 0; i < n; i++) {
+		old[i] = i;
+		new[i] = mem[1];
+	}
+	ret = pm_migrate(fd, &req);
+	/* Not each of these nodes need exist. */
+	EXPECT_TRUE(ret == 0 || ret == -ENODEV);
+	old[n - 1] = ANY;
+	ret = pm_migrate(fd, &req);
+	EXPECT_TRUE(ret == 0 || ret == -ENODEV);
+	for (unsigned int bit = 0; bit < 32; bit++) {
+		req.count = n + (1U << bit);
+		EXPECT_EQ(-EINVAL, pm_migrate(fd, &req));
+	}
+	req.count = ~0U;
+	EXPECT_EQ(-EINVAL, pm_migrate(fd, &req));
+	/* 32 GiB of results: as far as there is room for them. */
+	EXPECT_EQ(-EFAULT, pm_ioctl(fd, PAGE_MIGRATE_IOC_PLACEMENT, &look));
+	EXPECT_GT(SOON, now() - begin);
+	free(old);
+	free(new);
+}
+
+/* Kernel memory that a control group is charged for, in bytes. */
+static long charged(const struct cg *cg)
+{
+	char path[320], text[8192], *at;
+
+	snprintf(path, sizeof(path), "%s/memory.stat", cg->path);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	at = strstr(text, "\nslab ");
+	if (!at)
+		die("no slab in %s", path);
+	return atol(at + 6);
+}
+
+/* As many jobs as files, each with pages that it has moved on all nodes. */
+static void many_jobs(struct child *c, void *arg)
+{
+	const struct rlimit files = { JOBS + 64, JOBS + 64 };
+	char *p;
+	int *fd = calloc(JOBS, sizeof(*fd));
+
+	(void)arg;
+	if (!fd || setrlimit(RLIMIT_NOFILE, &files))
+		die("setrlimit");
+	drop_to(NOBODY);
+	child_get(c);
+	p = map_nodes(4, mem, 4);
+	for (int i = 0; i < JOBS; i++) {
+		int from[4], to[4];
+
+		for (int k = 0; k < 4; k++) {
+			from[k] = mem[k];
+			to[k] = mem[(k + 1) % 4];
+		}
+		fd[i] = pm_open();
+		if (pm_move(fd[i], 0, p, 4 * PAGE, 0, 4, from, to, NULL))
+			die("job %d", i);
+	}
+	child_put(c, all_on(0, p, 4, mem, 4));
+	child_get(c);
+	for (int i = 0; i < JOBS; i++)
+		close(fd[i]);
+	child_put(c, 1);
+}
+
+TEST(most_open_jobs)
+{
+	long before, with, after = 0;
+	struct child c;
+	struct cg cg;
+	double begin;
+
+	if (file_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory"))
+		die("no memory controller");
+	cg_make(&cg, "bounds", NULL);
+	child_start(&c, many_jobs, NULL);
+	cg_enter(&cg, c.pid);
+	before = charged(&cg);
+	begin = now();
+	child_put(&c, 1);
+	/* JOBS is a multiple of the four nodes: all is where it was. */
+	EXPECT_EQ(1, child_get(&c));
+	EXPECT_GT(6 * SOON, now() - begin);
+	with = charged(&cg);
+	child_put(&c, 1);
+	child_get(&c);
+	/* What is freed is counted in batches, and some of it in the background. */
+	for (int i = 0; i < 50; i++) {
+		after = charged(&cg);
+		if (after < before + (with - before) / 4)
+			break;
+		usleep(100000);
+	}
+	TH_LOG("%d jobs in %.1f s: %ld bytes charged for each, %ld left at the end", JOBS,
+	       now() - begin, (with - before) / JOBS, after - before);
+	/* Each remembers frames on four nodes: four pages. */
+	EXPECT_LE(JOBS * 4 * (long)PAGE, with - before);
+	EXPECT_GT(JOBS * 40 * (long)PAGE, with - before);
+	EXPECT_GT((with - before) / 4, after - before);
+	child_end(&c);
+	cg_remove(&cg);
+}
+
+/* A job that begins anew again and again keeps nothing of the old ones. */
+TEST(jobs_in_one_file)
+{
+	char *p = map_nodes(4, mem, 4);
+	int fd = pm_open();
+	long before = 0, after;
+
+	for (int i = 0; i < 600; i++) {
+		if (i == 100)
+			before = vmstat("nr_slab_unreclaimable");
+		ASSERT_LE(0, pm_move(fd, 0, p, 4 * PAGE, PAGE_MIGRATE_NEW_JOB, 2, &mem[i % 3],
+				     &mem[1 - i % 2], NULL));
+	}
+	after = vmstat("nr_slab_unreclaimable");
+	/* 500 jobs of some pages each, if they stayed. */
+	EXPECT_GT(500, after - before);
+}
+
+/* The target maps memory while all of it is looked at and moved. */
+static void *mapper(void *arg)
+{
+	double *most = arg;
+
+	for (int i = 0; i < 200; i++) {
+		double begin = now();
+		char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+		if (p == MAP_FAILED)
+			break;
+		munmap(p, PAGE);
+		if (now() - begin > *most)
+			*most = now() - begin;
+		usleep(1000);
+	}
+	return NULL;
+}
+
+static void mapping_meanwhile(struct child *c, void *arg)
+{
+	double most = 0;
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, mapper, &most))
+		die("pthread_create");
+	many_mappings(c, arg);
+	pthread_join(t, NULL);
+	child_put(c, most * 1000);
+}
+
+TEST(target_is_not_held_up)
+{
+	double seconds;
+	struct child c;
+
+	child_start(&c, mapping_meanwhile, "");
+	EXPECT_GT(SOON, child_get(&c) / 1000.0);
+	seconds = child_get(&c) / 1000.0;
+	EXPECT_GT(SOON / 4, seconds);
+	TH_LOG("the longest mmap took %.3f s", seconds);
+	child_end(&c);
+}
+
+TEST_HARNESS_MAIN
