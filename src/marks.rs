@@ -50,7 +50,8 @@ impl Mark {
     ///
     /// # Errors
     ///
-    /// `EINTR` if a signal came while the file system was asked.
+    /// `EINTR` if a signal came while the file system was asked. `ENOMEM` if it could not get
+    /// memory: then nobody knows the mark.
     fn read(file: &MappedFile) -> Result<Self> {
         for name in [c"trusted.migrate", c"user.migrate"] {
             // Longer values are no marks, whatever they are.
@@ -59,6 +60,7 @@ impl Mark {
                 Ok(len) => return Ok(Self::from_value(value.get(..len).unwrap_or_default())),
                 Err(e) if e == ERANGE => return Ok(Self::Migratable),
                 Err(_) if current!().signal_pending() => return Err(EINTR),
+                Err(e) if e == ENOMEM => return Err(e),
                 // Not set, not supported, not readable: no mark of this name.
                 Err(_) => {}
             }

@@ -277,7 +277,9 @@ static void busy_keeper(struct child *c, void *arg)
 {
 	struct rng r = seeded(*(uint64_t *)arg, 50);
 	unsigned long bad = 0;
+	uint64_t life;
 	int status;
+	pid_t pid;
 
 	drop_to(NOBODY);
 	for (int i = 0; !world->stop; i = (i + 1) % BUSY) {
@@ -288,19 +290,19 @@ static void busy_keeper(struct child *c, void *arg)
 			}
 			bad += ended_badly(status);
 		}
-		world->busy[i] = fork();
-		if (world->busy[i] < 0) {
-			fprintf(stderr, "# fork: %m\n");
-			world->busy[i] = 0;
-			continue;
-		}
-		if (!world->busy[i]) {
+		life = rnd(&r);
+		pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			busy_life(rnd(&r));
+			busy_life(life);
 		}
+		/* Not before: the child, too, can write there. */
+		world->busy[i] = pid;
 	}
 	for (int i = 0; i < BUSY; i++)
-		if (world->busy[i] > 0 && waitpid(world->busy[i], &status, 0) > 0)
+		if (world->busy[i] && waitpid(world->busy[i], &status, 0) > 0)
 			bad += ended_badly(status);
 	child_put(c, bad);
 }

@@ -5,7 +5,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/swap.h>
 
 TEST(two_nodes_change_places)
 {
@@ -328,29 +327,12 @@ FIXTURE(in_swap)
 
 FIXTURE_SETUP(in_swap)
 {
-	enum { SIZE = 4096 };
-	static const char sign[] = "SWAPSPACE2";
-	int fd = scratch_file("swap", self->path, sizeof(self->path));
-	char *page = calloc(1, PAGE);
-
-	for (int i = 0; i < SIZE; i++)
-		ASSERT_EQ((ssize_t)PAGE, pwrite(fd, page, PAGE, i * PAGE));
-	/* The header of mkswap(8): version and last page. */
-	((uint32_t *)page)[256] = 1;
-	((uint32_t *)page)[257] = SIZE - 1;
-	memcpy(page + PAGE - 10, sign, 10);
-	ASSERT_EQ((ssize_t)PAGE, pwrite(fd, page, PAGE, 0));
-	ASSERT_EQ(0, fchmod(fd, 0600));
-	ASSERT_EQ(0, fsync(fd));
-	close(fd);
-	free(page);
-	ASSERT_EQ(0, swapon(self->path, 0));
+	swap_start(self->path, sizeof(self->path), 4096);
 }
 
 FIXTURE_TEARDOWN(in_swap)
 {
-	EXPECT_EQ(0, swapoff(self->path));
-	unlink(self->path);
+	swap_end(self->path);
 }
 
 static size_t swapped(const char *p, size_t npages)

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/vfs.h>
 #include <linux/kernel-page-flags.h>
 #include <linux/magic.h>
@@ -286,6 +287,31 @@ static inline size_t bad_on_disk(const char *path, size_t npages, unsigned int s
 	bad = bad_pages(buf, npages, seed);
 	free(buf);
 	return bad;
+}
+
+/* A swap area on the scratch disk, as mkswap(8) makes it. Its path is kept. */
+static inline void swap_start(char *path, size_t size, size_t npages)
+{
+	static struct {
+		char boot[1024];
+		uint32_t version, last_page, bad;
+		char rest[PAGE - 1024 - 12 - 10];
+		char magic[10];
+	} __attribute__((packed)) head = { .version = 1 };
+	int fd = scratch_file("swap", path, size);
+
+	head.last_page = npages - 1;
+	memcpy(head.magic, "SWAPSPACE2", 10);
+	if (fchmod(fd, 0600) || fallocate(fd, 0, 0, npages * PAGE) ||
+	    pwrite(fd, &head, sizeof(head), 0) != sizeof(head) || fsync(fd) || swapon(path, 0))
+		die("swap on %s", path);
+	close(fd);
+}
+
+static inline void swap_end(const char *path)
+{
+	if (swapoff(path) || unlink(path))
+		die("swapoff %s", path);
 }
 
 /* A tmpfs of this process alone on /mnt. */

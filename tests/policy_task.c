@@ -413,14 +413,17 @@ static void *keep_faulting(void *arg)
 		nodes_of(0, p, N, at);
 		/* Those that are just being moved are nowhere. */
 		for (int i = 0; i < N; i++)
-			if (at[i] >= 0 && !has_node(&allowed, at[i]))
-				th->b->stray++;
+			if (at[i] >= 0 && !has_node(&allowed, at[i]) && !th->b->stray++)
+				fprintf(stderr, "# mode %d: a page on node %d, free: %ld and %ld\n", th->mode,
+				       at[i], node_free(A), node_free(Z));
 		munmap(p, N * PAGE);
 		th->b->rounds[th->i]++;
 	}
 	/* An even number of swaps. */
-	if (!th->own_mapping && !policy_at_is(NULL, th->mode, th->set))
+	if (!th->own_mapping && !policy_at_is(NULL, th->mode, th->set)) {
+		fprintf(stderr, "# mode %d: not as it was\n", th->mode);
 		th->b->wrong++;
+	}
 	return NULL;
 }
 

@@ -15,12 +15,13 @@
 #define WORD_BITS (8 * sizeof(unsigned long))
 
 /*
- * Places among the nodes with memory. Where there are many, they are small, and
- * the kernel needs the first ones and the last ones itself. Z is then in another
+ * Places among the nodes with memory. Where there are many, they are small: the
+ * kernel needs the last ones itself, and its caches of files fill one after the
+ * other from the first. A preferred node must have room. Z is then in another
  * word of the mask.
  */
-#define FIRST (nr_mem > 40 ? 8 : 0)
-#define LAST (nr_mem > 40 ? nr_mem - 5 : nr_mem - 1)
+#define FIRST (nr_mem > 64 ? 40 : 0)
+#define LAST (nr_mem > 64 ? nr_mem - 20 : nr_mem - 1)
 
 #define A (mem[FIRST])
 #define B (mem[FIRST + 1])

@@ -594,11 +594,19 @@ TEST_F(full, nodes_change_places)
 	ASSERT_LT(2 * (node_free(mem[0]) + node_free(mem[1])), (long)f.npages);
 
 	ret = pm_move(fd, c.pid, f.p, f.npages * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
-	EXPECT_EQ(0, ret) pm_print(&res);
-	EXPECT_EQ(f.npages, res.moved);
-	EXPECT_EQ(0, res.no_memory);
+	EXPECT_EQ(f.npages, pm_sum(&res)) pm_print(&res);
 	EXPECT_EQ(0, res.moved_fallback);
-	EXPECT_EQ(f.npages, pm_sum(&res));
+	/*
+	 * Where the caller changes its CPU, free pages hide on the lists of the one
+	 * before, and the last pages may find none. The next call does.
+	 */
+	EXPECT_LE(res.no_memory, f.npages / 1000) pm_print(&res);
+	EXPECT_EQ(f.npages, res.moved + res.no_memory) pm_print(&res);
+	for (int i = 0; i < 10 && ret == -ENOMEM && res.no_memory; i++) {
+		cpu_lists_drain();
+		ret = pm_move(fd, c.pid, f.p, f.npages * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
+	}
+	EXPECT_EQ(0, ret) pm_print(&res);
 	nodes_of(c.pid, f.p, f.npages, nodes);
 	for (size_t i = 0; i < f.npages; i++)
 		wrong += nodes[i] != mem[!full_on(&f, i)];

@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Every allocation and every copy from and to user memory in every call fails,
+ * one after another. The kernel must be built for that (CONFIG_FAULT_INJECTION);
+ * see Documentation/fault-injection/fault-injection.rst.
+ */
+#include "harness.h"
+#include "mem_util.h"
+
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+
+enum {
+	N = 16,		/* pages of a range */
+	HUGE = 2,
+	MOST = 20000,	/* chances in one call: more means that they never end */
+};
+
+#define FAULTS "/sys/kernel/debug/"
+static const char *const injectors[] = { "failslab", "fail_page_alloc", "fail_usercopy" };
+
+static void set_fault(const char *injector, const char *file, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), FAULTS "%s/%s", injector, file);
+	if (file_write(path, value))
+		die("%s", path);
+}
+
+/* Each allocation counts, whatever it may do to get memory. */
+static void faults_prepare(void)
+{
+	for (size_t i = 0; i < ARRAY_LEN(injectors); i++) {
+		set_fault(injectors[i], "probability", "0");
+		set_fault(injectors[i], "times", "-1");
+		set_fault(injectors[i], "verbose", "0");
+	}
+	set_fault("failslab", "ignore-gfp-wait", "N");
+	set_fault("fail_page_alloc", "ignore-gfp-wait", "N");
+	set_fault("fail_page_alloc", "ignore-gfp-highmem", "N");
+	set_fault("fail_page_alloc", "min-order", "0");
+}
+
+static int nth_open(void)
+{
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		die("/proc/thread-self/fail-nth");
+	return fd;
+}
+
+static void nth_set(int fd, int n)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", n);
+
+	/* This write, too, has its chances. */
+	for (int i = 0; pwrite(fd, text, len, 0) != len; i++)
+		if (i == 8)
+			die("fail-nth");
+}
+
+/* Whether the failure has happened: then the count is down to 0. */
+static bool nth_happened(int fd)
+{
+	char text[16] = "";
+	bool happened;
+
+	happened = pread(fd, text, sizeof(text) - 1, 0) > 0 && atoi(text) == 0;
+	nth_set(fd, 0);
+	return happened;
+}
+
+struct seen {
+	unsigned int faults, nomem, fault, survived;
+};
+
+/* Runs a call with its nth chance of a failure taken; whether there was one. */
+#define WITH_FAULT(nth, n, ret, call) ({			\
+	nth_set(nth, n);					\
+	(ret) = (call);						\
+	nth_happened(nth);					\
+})
+
+static void note(struct seen *seen, long ret)
+{
+	seen->faults++;
+	if (ret == -ENOMEM)
+		seen->nomem++;
+	else if (ret == -EFAULT)
+		seen->fault++;
+	else
+		seen->survived++;
+}
+
+enum kind { ANON, THP, BOUND, SHMEM, HUGETLB, CACHE, PRIVATE_FILE, MARKED, POLICY_SHM, POLICY_TASK };
+
+FIXTURE(memory)
+{
+	char *p, path[128];
+	size_t npages;
+	int nth, file;
+};
+
+FIXTURE_VARIANT(memory)
+{
+	enum kind kind;
+};
+
+#define VARIANT(name, what) FIXTURE_VARIANT_ADD(memory, name) { .kind = what }
+VARIANT(anonymous, ANON);
+VARIANT(thp, THP);
+VARIANT(with_policies, BOUND);
+VARIANT(shmem, SHMEM);
+VARIANT(hugetlb, HUGETLB);
+VARIANT(page_cache, CACHE);
+VARIANT(private_file, PRIVATE_FILE);
+VARIANT(marked_file, MARKED);
+VARIANT(shared_policy, POLICY_SHM);
+VARIANT(task_policy, POLICY_TASK);
+
+static char *map_shared(size_t npages, int node)
+{
+	char *p = reserve(npages);
+
+	map_fixed(p, npages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	place_pages(p, npages, &node, 1);
+	return p;
+}
+
+FIXTURE_SETUP(memory)
+{
+	const int a = mem[0];
+	size_t npages = N;
+
+	faults_prepare();
+	self->nth = nth_open();
+	self->file = -1;
+	switch (variant->kind) {
+	case ANON:
+	case POLICY_TASK:
+		self->p = map_node(N, a);
+		break;
+	case THP:
+		npages = HUGE * HPAGE_NR;
+		self->p = map_thp(HUGE, a);
+		break;
+	case BOUND:
+		/* Several mappings, each with a policy of its own. */
+		self->p = map_node(N, a);
+		for (int i = 0; i < N; i += 4)
+			bind_range(self->p + i * PAGE, 2, a);
+		break;
+	case SHMEM:
+		self->p = map_shared(N, a);
+		break;
+	case POLICY_SHM:
+		self->p = map_shared(N, a);
+		for (int i = 0; i < N; i += 4)
+			bind_range(self->p + i * PAGE, 2, a);
+		break;
+	case HUGETLB:
+		npages = HUGE * HPAGE_NR;
+		if (node_pool(a, "2") != HUGE || node_pool(mem[1], "2") != HUGE)
+			die("no pool of huge pages");
+		self->p = mmap(NULL, HUGE * HPAGE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		if (self->p == MAP_FAILED)
+			die("mmap of huge pages");
+		place_pages(self->p, npages, &a, 1);
+		break;
+	case CACHE:
+	case PRIVATE_FILE:
+	case MARKED:
+		self->file = scratch_file("fault", self->path, sizeof(self->path));
+		file_fill(self->file, N, 1, &a, 1);
+		if (variant->kind == MARKED && fsetxattr(self->file, "user.migrate", "none", 4, 0))
+			die("setxattr");
+		fsync(self->file);
+		self->p = mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE,
+			       variant->kind == PRIVATE_FILE ? MAP_PRIVATE : MAP_SHARED,
+			       self->file, 0);
+		if (self->p == MAP_FAILED)
+			die("mmap of a file");
+		place_pages(self->p, variant->kind == PRIVATE_FILE ? N / 2 : N, &a, 1);
+		touch(self->p, N);
+		break;
+	}
+	self->npages = npages;
+	fill(self->p, variant->kind == PRIVATE_FILE ? N / 2 : npages, 1);
+	if (!all_on(0, self->p, npages, &a, 1))
+		die("the pages are not where they should be");
+	if (variant->kind == POLICY_TASK)
+		bind_to(a);
+}
+
+FIXTURE_TEARDOWN(memory)
+{
+	if (variant->kind == POLICY_TASK)
+		bind_to(-1);
+	munmap(self->p, self->npages * PAGE);
+	if (variant->kind == HUGETLB) {
+		node_pool(mem[0], "0");
+		node_pool(mem[1], "0");
+	}
+	if (self->file >= 0) {
+		close(self->file);
+		unlink(self->path);
+	}
+	close(self->nth);
+}
+
+/* Moves until everything has moved: a page may be busy for a moment. */
+static long move_all(int fd, const void *p, size_t len, int from, int to)
+{
+	long ret = 1;
+
+	for (int i = 0; i < 20 && ret > 0; i++) {
+		if (i)
+			usleep(50000);
+		ret = pm_move(fd, 0, p, len, 0, 1, &from, &to, NULL);
+	}
+	return ret;
+}
+
+/* Each page with a policy is bound to one node, and that is a or b. */
+static bool policies_are_whole(const char *p, int a, int b, int *node)
+{
+	for (int i = 0; i < N; i += 4) {
+		unsigned long mask[MAX_NODES / 64] = { };
+		int mode, bits = 0;
+
+		if (get_mempolicy(&mode, mask, MAX_NODES, (void *)(p + i * PAGE), MPOL_F_ADDR))
+			die("get_mempolicy");
+		for (int n = 0; n < MAX_NODES; n++) {
+			if (mask[n / 64] >> n % 64 & 1) {
+				bits++;
+				*node = n;
+			}
+		}
+		if (mode != MPOL_BIND || bits != 1 || (*node != a && *node != b))
+			return false;
+	}
+	return true;
+}
+
+TEST_F_TIMEOUT(memory, migrate, 900)
+{
+	bool marked = variant->kind == MARKED;
+	bool bound = variant->kind == BOUND || variant->kind == POLICY_SHM;
+	/* A task's policy is met only by a call for the whole process. */
+	bool whole = variant->kind == POLICY_TASK;
+	char *start = whole ? NULL : self->p;
+	size_t len = whole ? ~0UL : self->npages * PAGE;
+	const int a = mem[0], b = mem[1];
+	int to = marked ? a : b, node = -1;
+	struct seen seen = { };
+	bool happened = true;
+
+	for (int n = 1; happened; n++) {
+		uint64_t by_pair[2];
+		int old[2] = { a, mem[2] }, new[2] = { b, b };
+		struct page_migrate_request req = pm_req(0, start, len, 2, old, new);
+		int fd = pm_open();
+		size_t there;
+		long ret;
+
+		req.moved_by_pair = (uintptr_t)by_pair;
+		happened = WITH_FAULT(self->nth, n, ret, pm_migrate(fd, &req));
+		ASSERT_GT(MOST, n);
+		if (happened)
+			note(&seen, ret);
+		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
+			TH_LOG("failure %d: %ld", n, ret);
+		/* Nothing is lost, and nothing has strayed. */
+		there = count_on(0, self->p, self->npages, b);
+		ASSERT_EQ(self->npages, there + count_on(0, self->p, self->npages, a))
+			TH_LOG("failure %d: %ld", n, ret);
+		if (marked) {
+			ASSERT_EQ(0, there)
+				TH_LOG("failure %d: %ld", n, ret);
+		}
+		ASSERT_EQ(0, bad_pages(self->p, self->npages, 1))
+			TH_LOG("failure %d: %ld", n, ret);
+		if (bound) {
+			ASSERT_TRUE(policies_are_whole(self->p, a, b, &node))
+				TH_LOG("failure %d: %ld", n, ret);
+		}
+		/* The same call does the rest. */
+		ASSERT_EQ(0, move_all(fd, start, len, a, b))
+			TH_LOG("failure %d: %ld", n, ret);
+		ASSERT_TRUE(all_on(0, self->p, self->npages, &to, 1))
+			TH_LOG("failure %d: %ld", n, ret);
+		if (bound) {
+			ASSERT_TRUE(policies_are_whole(self->p, b, b, &node));
+		}
+		close(fd);
+		fd = pm_open();
+		ASSERT_EQ(0, move_all(fd, start, len, b, a));
+		close(fd);
+	}
+	ASSERT_EQ(0, nr_isolated());
+	TH_LOG("%u failures: %u ENOMEM, %u EFAULT, %u that did not matter", seen.faults,
+	       seen.nomem, seen.fault, seen.survived);
+	EXPECT_LT(0, seen.nomem);
+	EXPECT_LT(0, seen.fault);
+}
+
+TEST_F_TIMEOUT(memory, placement, 300)
+{
+	static uint64_t pages[MAX_NODES];
+	struct seen seen = { };
+	bool happened = true;
+	int fd = pm_open();
+
+	for (int n = 1; happened; n++) {
+		long ret;
+
+		memset(pages, 0xff, sizeof(pages));
+		happened = WITH_FAULT(self->nth, n, ret,
+				      pm_placement(fd, 0, self->p, self->npages * PAGE, pages));
+		ASSERT_GT(MOST, n);
+		if (happened)
+			note(&seen, ret);
+		if (ret) {
+			ASSERT_TRUE(ret == -ENOMEM || ret == -EFAULT)
+				TH_LOG("failure %d: %ld", n, ret);
+			ASSERT_EQ(0, pm_placement(fd, 0, self->p, self->npages * PAGE, pages));
+		}
+		ASSERT_EQ(self->npages, pages[mem[0]]);
+	}
+	EXPECT_LT(0, seen.fault);
+	close(fd);
+}
+
+/* Another process, whole: its policies, its threads, its libraries. */
+static void be_target(struct child *c, void *arg)
+{
+	char *p = arg;
+
+	bind_to(mem[0]);
+	for (;;)
+		child_put(c, bad_pages(p, N, 3) + (child_get(c) != 1));
+}
+
+TEST(other_process)
+{
+	const int a = mem[0], b = mem[1];
+	struct seen seen = { };
+	bool happened = true;
+	struct child c;
+	int nth;
+	char *p;
+
+	faults_prepare();
+	nth = nth_open();
+	p = map_shared(N, a);
+	fill(p, N, 3);
+	bind_range(p, N / 2, a);
+	child_start(&c, be_target, p);
+	for (int n = 1; happened; n++) {
+		struct page_migrate_request req = pm_req(c.pid, NULL, ~0UL, 1, &a, &b);
+		int fd = pm_open();
+		long ret;
+
+		happened = WITH_FAULT(nth, n, ret, pm_migrate(fd, &req));
+		ASSERT_GT(MOST, n);
+		if (happened)
+			note(&seen, ret);
+		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
+			TH_LOG("failure %d: %ld", n, ret);
+		child_put(&c, 1);
+		ASSERT_EQ(0, child_get(&c));
+		/* Pages of libraries may be in use elsewhere: these are its own. */
+		ASSERT_LE(0, pm_move(fd, c.pid, NULL, ~0UL, 0, 1, &a, &b, NULL));
+		ASSERT_TRUE(all_on(c.pid, p, N, &b, 1))
+			TH_LOG("failure %d: %ld", n, ret);
+		close(fd);
+		fd = pm_open();
+		ASSERT_LE(0, pm_move(fd, c.pid, NULL, ~0UL, 0, 1, &b, &a, NULL));
+		ASSERT_TRUE(all_on(c.pid, p, N, &a, 1));
+		close(fd);
+	}
+	ASSERT_EQ(0, nr_isolated());
+	TH_LOG("%u failures: %u ENOMEM, %u EFAULT, %u that did not matter", seen.faults,
+	       seen.nomem, seen.fault, seen.survived);
+	EXPECT_LT(0, seen.nomem);
+	EXPECT_LT(0, seen.fault);
+	child_end(&c);
+	close(nth);
+}
+
+/* What a job's file is made of: opening it, its information, its fdinfo. */
+TEST(file_and_info)
+{
+	struct page_migrate_info info;
+	struct seen seen = { };
+	bool happened = true;
+	char path[64], text[4096];
+	int nth, fd, proc;
+	long ret;
+
+	faults_prepare();
+	nth = nth_open();
+	for (int n = 1; happened; n++) {
+		happened = WITH_FAULT(nth, n, fd, open(PM_DEVICE, O_RDWR | O_CLOEXEC));
+		ASSERT_GT(MOST, n);
+		if (fd < 0) {
+			ASSERT_TRUE(errno == ENOMEM || errno == EFAULT || errno == ENFILE)
+				TH_LOG("failure %d: %m", n);
+			seen.nomem++;
+		} else {
+			close(fd);
+		}
+	}
+	EXPECT_LT(0, seen.nomem);
+	fd = pm_open();
+	happened = true;
+	for (int n = 1; happened; n++) {
+		happened = WITH_FAULT(nth, n, ret, pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info));
+		ASSERT_GT(MOST, n);
+		ASSERT_TRUE(happened ? ret == -EFAULT || ret == -ENOMEM || !ret : !ret);
+		seen.fault += ret == -EFAULT;
+	}
+	EXPECT_LT(0, seen.fault);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	happened = true;
+	for (int n = 1; happened; n++) {
+		proc = open(path, O_RDONLY | O_CLOEXEC);
+		ASSERT_LE(0, proc);
+		happened = WITH_FAULT(nth, n, ret, read(proc, text, sizeof(text)));
+		ASSERT_GT(MOST, n);
+		ASSERT_TRUE(ret > 0 || happened);
+		close(proc);
+	}
+	close(fd);
+	close(nth);
+}
+
+/* New pages fail at random, in many calls. */
+TEST(random_pages)
+{
+	enum { MANY = 2048, CALLS = 20 };
+	const int nodes[] = { mem[0], mem[1], mem[2] };
+	/* A cycle, so that a page that moves twice is seen. */
+	const int next[] = { mem[1], mem[2], mem[0] };
+	uint64_t no_memory = 0, moved = 0;
+	int before[MANY], after[MANY];
+	char *p = map_nodes(MANY, nodes, 3);
+
+	faults_prepare();
+	fill(p, MANY, 5);
+	set_fault("fail_page_alloc", "task-filter", "Y");
+	for (int i = 0; i < CALLS; i++) {
+		struct page_migrate_result res;
+		int fd = pm_open();
+		size_t stayed = 0;
+		long ret;
+
+		nodes_of(0, p, MANY, before);
+		set_fault("fail_page_alloc", "probability", i % 2 ? "50" : "5");
+		file_write("/proc/self/make-it-fail", "1");
+		ret = pm_move(fd, 0, p, MANY * PAGE, PAGE_MIGRATE_STRICT, 3, nodes, next, &res);
+		file_write("/proc/self/make-it-fail", "0");
+		set_fault("fail_page_alloc", "probability", "0");
+		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM)
+			TH_LOG("call %d: %ld", i, ret);
+		nodes_of(0, p, MANY, after);
+		for (int k = 0; k < MANY; k++) {
+			int to = before[k] == nodes[0] ? next[0] :
+				 before[k] == nodes[1] ? next[1] : next[2];
+
+			stayed += after[k] == before[k];
+			ASSERT_TRUE(after[k] == before[k] || after[k] == to)
+				TH_LOG("call %d, page %d: %d to %d", i, k, before[k], after[k]);
+		}
+		if (ret == -ENOMEM && res.no_memory) {
+			EXPECT_EQ(stayed, res.no_memory + pm_left(&res)) pm_print(&res);
+		}
+		no_memory += res.no_memory;
+		moved += res.moved;
+		ASSERT_EQ(0, bad_pages(p, MANY, 5));
+		/* The same call finishes what is left, and moves nothing twice. */
+		ret = 1;
+		for (int k = 0; k < 20 && ret > 0; k++)
+			ret = pm_move(fd, 0, p, MANY * PAGE, PAGE_MIGRATE_STRICT, 3, nodes, next,
+				      NULL);
+		ASSERT_EQ(0, ret);
+		nodes_of(0, p, MANY, after);
+		ASSERT_TRUE(all_mapped(before, after, MANY, 3, nodes, next));
+		close(fd);
+	}
+	ASSERT_EQ(0, bad_pages(p, MANY, 5));
+	ASSERT_EQ(0, nr_isolated());
+	set_fault("fail_page_alloc", "task-filter", "N");
+	TH_LOG("%llu pages moved, %llu found no memory", (long long)moved, (long long)no_memory);
+	EXPECT_LT(0, no_memory);
+}
+
+TEST_HARNESS_MAIN

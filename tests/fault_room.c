@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Targets that have no memory left: at the limit of their cgroup, and in full swap. */
+#include "harness.h"
+#include "mem_util.h"
+
+enum { N = 4096, ROUNDS = 10 };
+
+/* A target in a cgroup of its own, which holds N pages on the first node. */
+struct tight {
+	struct child child;
+	struct cg cg;
+	char *p;
+};
+
+static void be_tight(struct child *c, void *arg)
+{
+	struct tight *t = arg;
+
+	cg_enter(&t->cg, getpid());
+	place_pages(t->p, N, &mem[0], 1);
+	fill(t->p, N, 4);
+	/* Looks when it is told to. */
+	for (child_put(c, 0);;) {
+		size_t more = child_get(c);
+		char *q;
+
+		if (!more) {
+			child_put(c, bad_pages(t->p, N, 4));
+			continue;
+		}
+		/* Lives on at its limit: what it gets it gives back. */
+		q = lazy_map(more, MADV_NOHUGEPAGE);
+		for (size_t i = 0; i < more; i++)
+			q[i * PAGE] = 1;
+		munmap(q, more * PAGE);
+		child_put(c, 0);
+	}
+}
+
+static long cg_number(const struct cg *cg, const char *file, const char *name)
+{
+	char path[320], text[1024], *at = text;
+
+	snprintf(path, sizeof(path), "%s/%s", cg->path, file);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	if (name) {
+		at = strstr(text, name);
+		if (!at)
+			die("no %s in %s", name, path);
+		at += strlen(name);
+	}
+	return atol(at);
+}
+
+static void limit(const struct cg *cg, const char *file, long bytes)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", bytes);
+	if (cg_set((struct cg *)cg, file, text))
+		die("%s", file);
+}
+
+static void tight_start(struct tight *t)
+{
+	if (file_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory"))
+		die("no memory controller");
+	cg_make(&t->cg, "tight", NULL);
+	/* Mapped before the child comes, so that both know where. */
+	t->p = lazy_map(N, MADV_NOHUGEPAGE);
+	child_start(&t->child, be_tight, t);
+	child_get(&t->child);
+}
+
+static void tight_end(struct tight *t)
+{
+	child_end(&t->child);
+	munmap(t->p, N * PAGE);
+	cg_remove(&t->cg);
+}
+
+/* Moves the target to and fro; where it has no memory left it moves all the same. */
+static void moves_at_limit(struct __test_metadata *_metadata, const char *file)
+{
+	struct tight t = { };
+	int fd = pm_open();
+
+	tight_start(&t);
+	limit(&t.cg, file, cg_number(&t.cg, "memory.current", NULL));
+	for (int i = 0; i < ROUNDS; i++) {
+		int from = mem[i % 2], to = mem[!(i % 2)];
+		long events = cg_number(&t.cg, "memory.events", "\nmax "), ret = 1;
+
+		/* Where there is no swap, it gets nothing more. */
+		for (int k = 0; k < 20 && ret > 0; k++)
+			ret = pm_move(fd, t.child.pid, t.p, N * PAGE, 0, 1, &from, &to, NULL);
+		ASSERT_EQ(0, ret);
+		ASSERT_TRUE(all_on(t.child.pid, t.p, N, &to, 1));
+		child_put(&t.child, 0);
+		ASSERT_EQ(0, child_get(&t.child));
+		TH_LOG("%s: round %d, %ld events", file, i,
+		       cg_number(&t.cg, "memory.events", "\nmax ") - events);
+	}
+	EXPECT_EQ(0, cg_number(&t.cg, "memory.events", "oom_kill "));
+	tight_end(&t);
+	EXPECT_EQ(0, nr_isolated());
+	close(fd);
+}
+
+TEST(at_memory_max)
+{
+	moves_at_limit(_metadata, "memory.max");
+}
+
+TEST(over_memory_high)
+{
+	moves_at_limit(_metadata, "memory.high");
+}
+
+/*
+ * A quarter of the target fits in memory, the rest in swap, which is full with
+ * it: it swaps in and out all the time while it moves.
+ */
+TEST(swap_is_full)
+{
+	const int nodes[] = { mem[0], mem[1] }, other[] = { mem[1], mem[0] };
+	size_t swap = N - N / 4 + 64;
+	uint64_t moved = 0, calls = 0;
+	struct tight t = { };
+	int fd = pm_open();
+	char path[64];
+
+	swap_start(path, sizeof(path), swap);
+	tight_start(&t);
+	limit(&t.cg, "memory.max", cg_number(&t.cg, "memory.current", NULL) - N / 4 * 3 * PAGE);
+	ASSERT_LT(N / 2 * (long)PAGE, cg_number(&t.cg, "memory.swap.current", NULL));
+	for (int i = 0; i < ROUNDS; i++) {
+		child_put(&t.child, 0);
+		/* It is reading what it holds meanwhile. */
+		for (struct pollfd in = { .fd = t.child.in, .events = POLLIN };
+		     poll(&in, 1, 0) == 0; calls++) {
+			struct page_migrate_result res;
+			long ret = pm_move(fd, t.child.pid, t.p, N * PAGE, PAGE_MIGRATE_NEW_JOB, 2,
+					   nodes, other, &res);
+
+			ASSERT_LE(0, ret) pm_print(&res);
+			moved += res.moved;
+		}
+		ASSERT_EQ(0, child_get(&t.child));
+	}
+	EXPECT_EQ(0, cg_number(&t.cg, "memory.events", "oom_kill "));
+	TH_LOG("%llu calls moved %llu pages, %ld pages are in swap", (long long)calls,
+	       (long long)moved, cg_number(&t.cg, "memory.swap.current", NULL) / (long)PAGE);
+	EXPECT_LT(N, moved);
+	tight_end(&t);
+	swap_end(path);
+	EXPECT_EQ(0, nr_isolated());
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
