@@ -224,12 +224,18 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* Starts a thread. pthread_create() returns its error. */
+/* While another thread is in execve(2), which ends this one, there is no new one. */
 static void thread_start(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
-	errno = pthread_create(thread, NULL, fn, arg);
-	if (errno)
-		die("pthread_create");
+	for (int i = 0; i < 10000; i++) {
+		errno = pthread_create(thread, NULL, fn, arg);
+		if (!errno)
+			return;
+		if (errno != EAGAIN)
+			break;
+		usleep(1000);
+	}
+	die("pthread_create");
 }
 
 static void serve_start(struct area *a)
@@ -1120,6 +1126,7 @@ TEST_F_TIMEOUT(soak, every_byte_stays, 1000000)
 	settle(_metadata, self);
 	b->end = true;
 	for (int i = 0; i < TARGETS; i++) {
+		status = -1;
 		EXPECT_EQ(self->target[i], waitpid(self->target[i], &status, 0));
 		EXPECT_EQ(0, status);
 	}
