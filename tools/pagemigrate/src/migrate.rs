@@ -278,8 +278,12 @@ impl Work<'_> {
                     let counts = &outcome.counts;
                     let settled = counts.already_moved + counts.exempt + counts.left_behind();
                     self.settled.fetch_add(settled, Ordering::Relaxed);
-                    // Then the call has ended early, and counted what it did.
-                    member.exited = member.process.is_ending();
+                    // Then the call has ended early, and counted what it did. The
+                    // module knows first: /proc shows memory until the end.
+                    let left = with_target(&member.process, |target| {
+                        self.device.check(&self.request.clone().target(target))
+                    });
+                    member.exited = matches!(left, Err(Error::NoSuchProcess));
                     // Not by one of our signals: this command was stopped,
                     // and goes on.
                     if outcome.stop == Stop::Interrupted

@@ -48,11 +48,6 @@ impl Process {
         }
     }
 
-    /// Whether it has no memory any more, which it had.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_gone() || !can_move(self.tgid)
-    }
-
     /// "process 12 (cat)"
     pub(crate) fn title(&self) -> String {
         match &self.name {
