@@ -76,6 +76,7 @@ help:
 	@echo 'make test             all tests (TESTS=PATTERN: some)'
 	@echo 'make test-debug       those of the virtual machine on a kernel that checks itself,'
 	@echo '                      which is built once, in about half an hour'
+	@echo 'make test-long        hours: every kernel, the debug kernel, a million calls, load'
 	@echo 'make lint             all checks of the sources'
 	@echo 'make format           bring the Rust sources into form'
 	@echo 'make setup            the build root and the kernel'
@@ -114,11 +115,13 @@ format:
 	@for f in tools/*/Cargo.toml tests/*/Cargo.toml; do \
 		$(in-root) cargo fmt --manifest-path "$$f" || exit 1; done
 
-.PHONY: test test-debug demo demo-job lint vm
+.PHONY: test test-debug test-long demo demo-job lint vm
 test:
 	@scripts/test
 test-debug:
 	@scripts/test --debug
+test-long:
+	@scripts/test-long
 demo:
 	@scripts/demo
 demo-job:

@@ -39,10 +39,20 @@
 /* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
 #define PM_WALK_STEPS	128
 
-#define PM_SYMBOLS(X)							       \
-	X(__mpol_put, void, (struct mempolicy *))			       \
+/* Kernels for real time are built without transparent huge pages. */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define PM_SYMBOLS_THP(X)						       \
 	X(__pmd_trans_huge_lock, spinlock_t *,				       \
 	  (pmd_t *, struct vm_area_struct *))				       \
+	X(vm_normal_folio_pmd, struct folio *,				       \
+	  (struct vm_area_struct *, unsigned long, pmd_t))
+#else
+#define PM_SYMBOLS_THP(X)
+#endif
+
+#define PM_SYMBOLS(X)							       \
+	PM_SYMBOLS_THP(X)						       \
+	X(__mpol_put, void, (struct mempolicy *))			       \
 	X(alloc_hugetlb_folio_nodemask, struct folio *,			       \
 	  (struct hstate *, int, nodemask_t *, gfp_t, bool))		       \
 	X(cpuset_mems_allowed, nodemask_t, (struct task_struct *))	       \
@@ -61,8 +71,6 @@
 	X(size_to_hstate, struct hstate *, (unsigned long))		       \
 	X(vm_normal_folio, struct folio *,				       \
 	  (struct vm_area_struct *, unsigned long, pte_t))		       \
-	X(vm_normal_folio_pmd, struct folio *,				       \
-	  (struct vm_area_struct *, unsigned long, pmd_t))		       \
 	X(vma_is_secretmem, bool, (struct vm_area_struct *))		       \
 	X(vma_migratable, bool, (struct vm_area_struct *))		       \
 	X(walk_page_range, int,						       \
@@ -360,6 +368,7 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 	return 1;
 }
 
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
 static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
 			    unsigned long end)
 {
@@ -379,6 +388,7 @@ static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
 	return pm_walk_run(mw, folio, 0, pmd_pfn(pmd) - folio_pfn(folio) +
 			   ((addr & ~PMD_MASK) >> PAGE_SHIFT), nr, addr);
 }
+#endif
 
 static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		       struct mm_walk *mw)
@@ -389,6 +399,7 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	spinlock_t *ptl;
 	int stop = 0;
 
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	if (pmd_is_huge(*pmd)) {
 		ptl = pm_call(__pmd_trans_huge_lock)(pmd, mw->vma);
 		if (ptl) {
@@ -397,6 +408,7 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 			return stop ?: pm_walk_pause(mw, end);
 		}
 	}
+#endif
 
 	first = pte = pm_call(pte_offset_map_lock)(mw->mm, pmd, addr, &ptl);
 	if (!pte) {
@@ -443,7 +455,6 @@ out:
 	return stop ?: pm_walk_pause(mw, end);
 }
 
-#ifdef CONFIG_HUGETLB_PAGE
 static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 			   unsigned long end, struct mm_walk *mw)
 {
@@ -469,7 +480,6 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 	spin_unlock(ptl);
 	return stop ?: pm_walk_pause(mw, end);
 }
-#endif
 
 static int pm_walk_test(unsigned long start, unsigned long end,
 			struct mm_walk *mw)
@@ -509,9 +519,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 
 static const struct mm_walk_ops pm_walk_ops = {
 	.pmd_entry	= pm_walk_pmd,
-#ifdef CONFIG_HUGETLB_PAGE
 	.hugetlb_entry	= pm_walk_hugetlb,
-#endif
 	.test_walk	= pm_walk_test,
 	.walk_lock	= PGWALK_RDLOCK,
 };

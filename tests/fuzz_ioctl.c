@@ -7,7 +7,7 @@
  * what was wrong with it, and is every page of the quiet memory where this call
  * may have put it?
  *
- * PM_SEED: the seed (default: the time). PM_SECONDS: how long (30).
+ * PM_SEED: the seed (default: the time). PM_SECONDS: how long (60).
  * PM_CALLS: how many calls, however long that takes. In scripts/vm:
  *	scripts/vm --nodes 4 --timeout 0 -- env PM_CALLS=1000000 build/tests/fuzz_ioctl
  */
@@ -1181,7 +1181,7 @@ FIXTURE_TEARDOWN(fuzz)
 TEST_F_TIMEOUT(fuzz, calls, 30 * 24 * 3600)
 {
 	uint64_t calls = number("PM_CALLS", 0), seed = number("PM_SEED", time(NULL));
-	uint64_t seconds = number("PM_SECONDS", calls ? 30 * 24 * 3600 : 30), value;
+	uint64_t seconds = number("PM_SECONDS", calls ? 30 * 24 * 3600 : 60), value;
 	struct quiet hidden = { .pid = self->hidden.pid };
 	int shared[SHARED_FDS], now[REGION_PAGES];
 	time_t end;

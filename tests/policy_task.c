@@ -414,8 +414,8 @@ static void *keep_faulting(void *arg)
 		/* Those that are just being moved are nowhere. */
 		for (int i = 0; i < N; i++)
 			if (at[i] >= 0 && !has_node(&allowed, at[i]) && !th->b->stray++)
-				fprintf(stderr, "# mode %d: a page on node %d, free: %ld and %ld\n", th->mode,
-				       at[i], node_free(A), node_free(Z));
+				fprintf(stderr, "# mode %d: a page on node %d, free: %ld and %ld\n",
+					th->mode, at[i], node_free(A), node_free(Z));
 		munmap(p, N * PAGE);
 		th->b->rounds[th->i]++;
 	}

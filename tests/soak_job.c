@@ -781,7 +781,7 @@ FIXTURE_SETUP(soak)
 	board_map();
 	b->seed = number("PM_SEED", time(NULL) & 0xffffff) ?: 1;
 	self->rnd = b->seed * 2654435761U ?: 1;
-	self->seconds = number("PM_SECONDS", 150);
+	self->seconds = number("PM_SECONDS", 160);
 	TH_LOG("PM_SEED=%u PM_SECONDS=%ld", b->seed, self->seconds);
 	cg_make(&self->cg, "soak", NULL);
 	swap_start(self->swap, sizeof(self->swap), SWAP_PAGES);
