@@ -154,9 +154,38 @@ fn placement(arg: usize) -> Result<isize> {
     Ok(0)
 }
 
+/// A call that got to work, and what came of it.
+struct Done {
+    target: Target,
+    order: request::Order,
+    reply: request::Reply,
+    flags: u32,
+    begun: Option<trace::Begun>,
+    outcome: Outcome,
+}
+
 impl Handle {
     /// IOCTL: move pages.
     fn migrate(&self, arg: usize) -> Result<isize> {
+        match self.work(arg) {
+            Ok(done) => done.tell(),
+            Err(e) => {
+                if e == ENOMEM {
+                    // Whoever hears of no memory looks how far it got. That the result cannot be
+                    // written is no news beside it.
+                    let _ = request::tell_nothing_done(arg);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Checks everything, then moves.
+    ///
+    /// # Errors
+    ///
+    /// That of the first check that fails, or `ENOMEM`. Nothing has been done then.
+    fn work(&self, arg: usize) -> Result<Done> {
         let request = request::Migrate::read(arg)?;
         let target = Target::find(request.who())?;
         let reply = request.reply(arg)?;
@@ -167,22 +196,40 @@ impl Handle {
         let begun = trace::Begun::call();
         let outcome = job::run(&mut job, &order, &target, &self.progress)?;
         drop(job);
-        let status = status(&outcome);
-        let result = outcome.counts.into_result(outcome.resume);
-        if let Some(begun) = begun {
+        Ok(Done {
+            target,
+            order,
+            reply,
+            flags,
+            begun,
+            outcome,
+        })
+    }
+}
+
+impl Done {
+    /// Tells the caller, and those who watch.
+    ///
+    /// # Errors
+    ///
+    /// As [`status`], or `EFAULT` if the caller has taken away where the result goes.
+    fn tell(self) -> Result<isize> {
+        let status = status(&self.outcome);
+        let result = self.outcome.counts.into_result(self.outcome.resume);
+        if let Some(begun) = self.begun {
             let call = trace::Call {
-                pid: task::process_id(target.task()),
-                flags,
-                pairs: u32::try_from(order.lists.len()).unwrap_or(u32::MAX),
-                va_start: order.range.start,
-                va_end: order.range.end,
+                pid: task::process_id(self.target.task()),
+                flags: self.flags,
+                pairs: u32::try_from(self.order.lists.len()).unwrap_or(u32::MAX),
+                va_start: self.order.range.start,
+                va_end: self.order.range.end,
                 ret: status.unwrap_or_else(|e| e.to_errno() as isize),
                 usecs: begun.usecs(),
             };
             trace::call(&call, &result);
         }
         if status != Err(ESRCH) {
-            reply.write(&result, &outcome.by_pair)?;
+            self.reply.write(&result, &self.outcome.by_pair)?;
         }
         status
     }

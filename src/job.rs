@@ -293,6 +293,7 @@ fn migrate(
             call.outcome.end = ended;
         }
     }
+    running.show(&call.outcome.counts, call.outcome.resume);
     drop(running);
     Ok(call.outcome)
 }
@@ -379,6 +380,10 @@ impl Call<'_> {
         }
         if let Some(file) = walked.unknown {
             if let Err(e) = self.marks.learn(file) {
+                if matches!(mode, Mode::Move | Mode::DryRun) {
+                    // What has been walked has been counted.
+                    self.outcome.resume = walked.resume;
+                }
                 return Err(if e == EINTR { End::Signal } else { End::Broke });
             }
         }

@@ -93,7 +93,7 @@ impl Marks {
     pub(crate) fn learn(&mut self, file: MappedFile) -> Result {
         let mark = Mark::read(&file)?;
         self.0
-            .try_create_and_insert(file.inode(), (mark, file), GFP_KERNEL)?;
+            .try_create_and_insert(file.inode(), (mark, file), GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@
 #include <linux/fs.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
@@ -37,6 +38,20 @@
  * a VMA is split, is known to be rewritten, too.
  */
 #define PM_POLICY_MARK	BIT(12)
+
+static_assert(!(PM_POLICY_MARK & (MPOL_MODE_FLAGS | MPOL_F_SHARED | MPOL_F_MOF |
+				  MPOL_F_MORON)));
+
+/*
+ * A marked policy that is staged, that is, has its new nodes in lower words and
+ * still its old ones in higher words, says in @rcu where those begin. That is
+ * never the first word. The policy of a thread that was created meanwhile is a
+ * copy of this, too.
+ */
+static unsigned long pm_policy_stage(const struct mempolicy *pol)
+{
+	return pol->flags & PM_POLICY_MARK ? (unsigned long)pol->rcu.func : 0;
+}
 
 static bool pm_policy_is_done(const struct mempolicy *pol,
 			      const struct pm_policy_pass *pass)
@@ -62,53 +77,85 @@ static void pm_nodes_assign(nodemask_t *mask, const unsigned long *nodes)
 }
 
 /*
- * The one node of a thread's MPOL_PREFERRED is read without a sequence count. A
- * reader that has passed the new node's word already must still find the old
- * one in a later word.
+ * A thread looks its own policy's nodes up without a lock, and, while there is
+ * no cpuset but the root, without a sequence count: MPOL_PREFERRED and the modes
+ * that interleave trust that there is a node. A reader that has passed the last
+ * word with new nodes already must still find an old one in a later word.
  */
 static bool pm_policy_needs_stage(const struct mempolicy *pol,
 				  const unsigned long *nodes)
 {
-	return pol->mode == MPOL_PREFERRED &&
-	       find_first_bit(nodes, nr_node_ids) / BITS_PER_LONG <
+	return (pol->mode == MPOL_PREFERRED || pol->mode == MPOL_INTERLEAVE ||
+		pol->mode == MPOL_WEIGHTED_INTERLEAVE) &&
+	       find_last_bit(nodes, nr_node_ids) / BITS_PER_LONG <
 	       first_node(pol->nodes) / BITS_PER_LONG;
 }
 
-static bool pm_policy_edit(struct mempolicy *pol, struct pm_policy_pass *pass,
-			   bool of_task)
+/*
+ * Drop the old nodes of a staged policy. A change of the cpuset may have given
+ * it others meanwhile: it is not left without any.
+ */
+static void pm_policy_finish(struct mempolicy *pol)
 {
-	struct pm_policy new = { .home_node = pol->home_node };
-	bool has_user = pol->flags & MPOL_F_STATIC_NODES, changed;
+	unsigned long i = pm_policy_stage(pol);
+
+	if (find_first_bit(pol->nodes.bits, i * BITS_PER_LONG) < i * BITS_PER_LONG)
+		for (; i < PM_NODE_WORDS; i++)
+			WRITE_ONCE(pol->nodes.bits[i], 0);
+	pol->rcu.func = NULL;
+}
+
+/* What a policy is to become. Return: whether that is something else. */
+static bool pm_policy_plan(const struct mempolicy *pol,
+			   const struct pm_policy_pass *pass,
+			   struct pm_policy *new)
+{
+	*new = (struct pm_policy){ .home_node = pol->home_node };
+	memcpy(new->nodes, pol->nodes.bits, sizeof(pol->nodes.bits));
+	if (pol->flags & MPOL_F_STATIC_NODES)
+		memcpy(new->user_nodes, pol->w.user_nodemask.bits,
+		       sizeof(pol->w.user_nodemask.bits));
+	return page_migrate_edit_policy(pass->editor, new);
+}
+
+static void pm_policy_write(struct mempolicy *pol, struct pm_policy *new,
+			    const struct pm_policy_pass *pass, bool stage)
+{
+	unsigned long old_from = 0;
 	unsigned int i;
 
-	memcpy(new.nodes, pol->nodes.bits, sizeof(pol->nodes.bits));
-	if (has_user)
-		memcpy(new.user_nodes, pol->w.user_nodemask.bits,
-		       sizeof(pol->w.user_nodemask.bits));
-	changed = page_migrate_edit_policy(pass->editor, &new);
-	if (pass->dry_run)
-		return changed;
-
-	WRITE_ONCE(pol->home_node, new.home_node);
-	if (of_task && pm_policy_needs_stage(pol, new.nodes)) {
+	WRITE_ONCE(pol->home_node, new->home_node);
+	if (stage) {
+		old_from = first_node(pol->nodes) / BITS_PER_LONG;
 		for (i = 0; i < PM_NODE_WORDS; i++)
 			WRITE_ONCE(pol->nodes.bits[i],
-				   pol->nodes.bits[i] | new.nodes[i]);
-		pass->staged = true;
+				   pol->nodes.bits[i] | new->nodes[i]);
 	} else {
-		pm_nodes_assign(&pol->nodes, new.nodes);
+		pm_nodes_assign(&pol->nodes, new->nodes);
 	}
 	/*
 	 * What the user asked for must move along, or the next cpuset change
 	 * brings it back. Without such flags the kernel remaps nodes by their
 	 * rank in the cpuset's old nodes; those that are not there stay.
 	 */
-	if (has_user)
-		pm_nodes_assign(&pol->w.user_nodemask, new.user_nodes);
+	if (pol->flags & MPOL_F_STATIC_NODES)
+		pm_nodes_assign(&pol->w.user_nodemask, new->user_nodes);
 	else if (!(pol->flags & MPOL_F_RELATIVE_NODES) && pass->detach)
 		nodes_clear(pol->w.cpuset_mems_allowed);
 	pol->rcu.next = (void *)pass->cookie;
+	pol->rcu.func = (void *)old_from;
 	WRITE_ONCE(pol->flags, pol->flags | PM_POLICY_MARK);
+}
+
+/* For a policy that nobody reads without a lock or a reference. */
+static bool pm_policy_edit(struct mempolicy *pol,
+			   const struct pm_policy_pass *pass)
+{
+	struct pm_policy new;
+	bool changed = pm_policy_plan(pol, pass, &new);
+
+	if (!pass->dry_run)
+		pm_policy_write(pol, &new, pass, false);
 	return changed;
 }
 
@@ -193,7 +240,7 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			continue;
 		if (!pass->dry_run)
 			vma_start_write(vma);
-		changed += pm_policy_edit(vma->vm_policy, pass, false);
+		changed += pm_policy_edit(vma->vm_policy, pass);
 	}
 	if (pass->dry_run)
 		mmap_read_unlock(mm);
@@ -202,43 +249,73 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 	return changed;
 }
 
-/* Drop the old node of a policy that has both. */
-static bool pm_policy_finish(struct mempolicy *pol)
-{
-	unsigned long nodes[PM_NODE_WORDS] = {};
+/*
+ * The policies of threads are rewritten in up to three rounds. The last two
+ * follow only where policies must be staged, with the lock below held.
+ */
+enum pm_round {
+	PM_ROUND_PLAIN,		/* those that need no stage */
+	PM_ROUND_STAGE,		/* the others: new nodes in, old ones still there */
+	PM_ROUND_FINISH,	/* old ones out: nobody looks for them any more */
+};
 
-	if (pol->mode != MPOL_PREFERRED || nodes_weight(pol->nodes) < 2)
+/* What is staged is staged by its holder, or a copy that was never in use. */
+static DEFINE_MUTEX(pm_stage_lock);
+
+/* Return: whether the policy changed. */
+static bool pm_policy_of_task(struct mempolicy *pol, enum pm_round round,
+			      struct pm_policy_pass *pass)
+{
+	struct pm_policy new;
+	bool changed, stage;
+
+	if (pm_policy_stage(pol)) {
+		if (round == PM_ROUND_PLAIN) {
+			pass->staged = true;
+			return false;
+		}
+		pm_policy_finish(pol);
+	}
+	if (round == PM_ROUND_FINISH || pm_policy_is_done(pol, pass))
 		return false;
-	__set_bit(first_node(pol->nodes), nodes);
-	pm_nodes_assign(&pol->nodes, nodes);
-	return true;
+	changed = pm_policy_plan(pol, pass, &new);
+	if (pass->dry_run)
+		return changed;
+	stage = pm_policy_needs_stage(pol, new.nodes);
+	if (stage) {
+		pass->staged = true;
+		if (round == PM_ROUND_PLAIN)
+			return false;
+	}
+	pm_policy_write(pol, &new, pass, stage);
+	return changed;
 }
 
 static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
-			      struct pm_policy_pass *pass, bool finish)
+			      struct pm_policy_pass *pass, enum pm_round round)
 {
 	struct task_struct *thread;
 	long changed = 0;
 
+	pass->staged = false;
 	rcu_read_lock();
 	for_each_thread(task, thread) {
 		struct mempolicy *pol;
 
 		task_lock(thread);
 		pol = thread->mempolicy;
-		/* It may have executed another program meanwhile. */
-		if (thread->mm != mm || !pol ||
-		    (!finish && pm_policy_is_done(pol, pass))) {
+		/*
+		 * It may have executed another program meanwhile, which is
+		 * none of ours, but for what we have begun.
+		 */
+		if (!pol || (thread->mm != mm && round != PM_ROUND_FINISH)) {
 			task_unlock(thread);
 			continue;
 		}
 		local_irq_disable();
 		if (!pass->dry_run)
 			write_seqcount_begin(&thread->mems_allowed_seq);
-		if (finish)
-			pm_policy_finish(pol);
-		else
-			changed += pm_policy_edit(pol, pass, true);
+		changed += pm_policy_of_task(pol, round, pass);
 		if (!pass->dry_run)
 			write_seqcount_end(&thread->mems_allowed_seq);
 		local_irq_enable();
@@ -254,25 +331,33 @@ static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
  * @mm: its address space
  * @pass: what to do
  *
- * Return: the number of policies that changed.
+ * Where policies must be staged, waits for every task to pass through the
+ * scheduler.
+ *
+ * Return: the number of policies that changed, or -EINTR if the caller is being
+ * killed.
  */
 long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
 			  struct pm_policy_pass *pass)
 {
-	long changed;
+	long changed = pm_policy_threads(task, mm, pass, PM_ROUND_PLAIN);
 
-	pass->staged = false;
-	changed = pm_policy_threads(task, mm, pass, false);
+	if (!pass->staged || pass->dry_run)
+		return changed;
+	if (mutex_lock_killable(&pm_stage_lock))
+		return -EINTR;
+	changed += pm_policy_threads(task, mm, pass, PM_ROUND_STAGE);
 	if (pass->staged) {
 		synchronize_rcu_tasks();
-		pm_policy_threads(task, mm, pass, true);
+		pm_policy_threads(task, mm, pass, PM_ROUND_FINISH);
 	}
+	mutex_unlock(&pm_stage_lock);
 	return changed;
 }
 
 static struct shared_policy *pm_file_policies(struct file *file)
 {
-	return &SHMEM_I(file_inode(file))->policy;
+	return &SHMEM_I(file->f_mapping->host)->policy;
 }
 
 /**
@@ -351,7 +436,7 @@ static unsigned int pm_policies_open(struct shared_policy *tree, pgoff_t from,
 			continue;
 		open++;
 		if (pass->dry_run)
-			*changed += pm_policy_edit(node->policy, pass, false);
+			*changed += pm_policy_edit(node->policy, pass);
 	}
 	*end = node ? node->start : ULONG_MAX;
 	read_unlock(&tree->lock);
@@ -402,10 +487,13 @@ long pm_shim_policy_file(struct file *file, struct pm_policy_pass *pass,
 			continue;
 		*new = *old;
 		atomic_set(&new->refcnt, 1);
-		changed += pm_policy_edit(new, pass, false);
+		changed += pm_policy_edit(new, pass);
 		node->policy = new;
 		copies[used++] = old;
 	}
+	/* Others may have come in between. */
+	if (node && node->start < end)
+		end = node->start;
 	write_unlock(&tree->lock);
 	while (made-- > used)
 		kfree(copies[made]);

@@ -15,6 +15,8 @@
 #include <linux/hugetlb.h>
 #include <linux/kprobes.h>
 #include <linux/leafops.h>
+#include <linux/magic.h>
+#include <linux/memcontrol.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mempolicy.h>
 #include <linux/migrate.h>
@@ -85,11 +87,14 @@ PM_SYMBOLS(PM_DECLARE)
 
 #define pm_call(name)	static_call(pm_call_##name)
 
-static unsigned long (*pm_lookup)(const char *name);
+/* The one that finds the others. */
+typedef unsigned long pm_fn_lookup(const char *name);
+extern unsigned long pm_ref_lookup(const char *name);
+DEFINE_STATIC_CALL_NULL(pm_call_lookup, pm_ref_lookup);
 
 static noinline unsigned long pm_find(const char *name)
 {
-	unsigned long addr = pm_lookup(name);
+	unsigned long addr = pm_call(lookup)(name);
 
 	if (!addr)
 		pr_err("this kernel has no %s\n", name);
@@ -113,7 +118,11 @@ int pm_shim_bind(void)
 		       probe.symbol_name, err);
 		return err;
 	}
-	pm_lookup = (void *)probe.addr;
+	/*
+	 * Where indirect branches are tracked, the probe stands behind the mark
+	 * that such branches must land on: only a direct call gets there.
+	 */
+	static_call_update(pm_call_lookup, (pm_fn_lookup *)probe.addr);
 	unregister_kprobe(&probe);
 
 #define PM_BIND(name, ret, args)					       \
@@ -354,14 +363,17 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 			     unsigned long mapped, unsigned long addr)
 {
 	struct pm_walk_state *st = mw->private;
+	struct folio *folio = softleaf_to_folio(entry);
 	struct pm_folio facts = {
 		.pfn = softleaf_to_pfn(entry),
 		.nr_pages = mapped,
 		.mapped = mapped,
+		.nid = folio_nid(folio),
 		.flags = PM_FOLIO_MIGRATING,
 	};
 
-	facts.nid = page_to_nid(pfn_to_page(facts.pfn));
+	if (folio_test_anon(folio))
+		facts.flags |= PM_FOLIO_ANON;
 	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
 		return 0;
 	st->walk->resume = addr;
@@ -497,6 +509,9 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	if ((vma->vm_flags & (VM_IO | VM_PFNMAP)) ||
 	    (!vma->vm_file && vma->vm_ops))
 		return 1;
+	/* To walk its huge mappings would split them. */
+	if (vma_is_dax(vma))
+		return 1;
 	st->folio_flags = 0;
 	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
 		st->folio_flags = PM_FOLIO_UNMOVABLE;
@@ -570,7 +585,8 @@ void pm_shim_file_put(struct file *file)
  * @value: out
  * @size: size of @value in bytes
  *
- * May sleep for as long as the file system likes: hold no lock.
+ * May sleep for as long as the file system likes: hold no lock. A FUSE server
+ * is asked only if the caller is one of those whom FUSE lets ask it.
  *
  * Return: bytes read, or an errno; -ERANGE if the value is larger than @size.
  */
@@ -578,8 +594,20 @@ ssize_t pm_shim_file_xattr(struct file *file, const char *name, void *value,
 			   size_t size)
 {
 	struct dentry *dentry = file_dentry(file);
+	struct inode *inode = d_inode(dentry);
+	int err;
 
-	return __vfs_getxattr(dentry, d_inode(dentry), name, value, size);
+	/*
+	 * A FUSE server may never answer, and nothing ends that wait. FUSE lets
+	 * nobody ask a server but those who chose to trust it, and checks that
+	 * with the permissions.
+	 */
+	if (inode->i_sb->s_magic == FUSE_SUPER_MAGIC) {
+		err = inode_permission(file_mnt_idmap(file), inode, 0);
+		if (err)
+			return err == -EACCES ? -EOPNOTSUPP : err;
+	}
+	return __vfs_getxattr(dentry, inode, name, value, size);
 }
 
 unsigned int pm_shim_nr_nodes(void)
@@ -779,12 +807,17 @@ void pm_shim_workers_stop(void)
 
 struct pm_work {
 	struct work_struct work;
+	struct mem_cgroup *memcg;
 	void *job;
 };
 
 static void pm_work_run(struct work_struct *work)
 {
-	page_migrate_run(container_of(work, struct pm_work, work)->job);
+	struct pm_work *here = container_of(work, struct pm_work, work);
+	struct mem_cgroup *before = set_active_memcg(here->memcg);
+
+	page_migrate_run(here->job);
+	set_active_memcg(before);
 }
 
 /**
@@ -792,7 +825,8 @@ static void pm_work_run(struct work_struct *work)
  * @job: handed to page_migrate_run()
  *
  * The caller's own cpuset would restrict where pages can be allocated. Kernel
- * threads have no such limit. Returns when the job is done.
+ * threads have no such limit. What the job allocates for itself is charged to
+ * the caller all the same. Returns when the job is done.
  */
 void pm_shim_run_everywhere(void *job)
 {
@@ -802,8 +836,10 @@ void pm_shim_run_everywhere(void *job)
 		page_migrate_run(job);
 		return;
 	}
+	on_stack.memcg = get_mem_cgroup_from_mm(current->mm);
 	INIT_WORK_ONSTACK(&on_stack.work, pm_work_run);
 	queue_work(pm_workqueue, &on_stack.work);
 	flush_work(&on_stack.work);
 	destroy_work_on_stack(&on_stack.work);
+	mem_cgroup_put(on_stack.memcg);
 }

@@ -157,7 +157,7 @@ pub(crate) fn rewrite(
                 page = resume;
                 pause(page.is_some())?;
             }
-            files.try_create_and_insert(file.inode(), file, GFP_KERNEL)?;
+            files.try_create_and_insert(file.inode(), file, GFP_KERNEL_ACCOUNT)?;
         }
         at = resume;
         pause(at < end)?;

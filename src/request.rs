@@ -260,13 +260,39 @@ impl Migrate {
 
     /// Where the caller wants its results.
     pub(crate) fn reply(&self, arg: usize) -> Result<Reply> {
-        let offset = core::mem::offset_of!(uapi::Request, result);
         Ok(Reply {
-            result: arg.checked_add(offset).ok_or(EFAULT)? as u64,
+            result: field(arg, core::mem::offset_of!(uapi::Request, result))?,
             by_pair: self.moved_by_pair,
             pairs: self.old.len(),
         })
     }
+}
+
+/// The address of a field of the argument.
+fn field(arg: usize, offset: usize) -> Result<u64> {
+    Ok(arg.checked_add(offset).ok_or(EFAULT)? as u64)
+}
+
+/// Writes the result of a call for which there was no memory before it began: that nothing has been
+/// done, and to begin at `va_start` again.
+///
+/// # Errors
+///
+/// `EFAULT`.
+pub(crate) fn tell_nothing_done(arg: usize) -> Result {
+    let va_start = field(arg, core::mem::offset_of!(uapi::Request, va_start))?;
+    let result = field(arg, core::mem::offset_of!(uapi::Request, result))?;
+    let nothing = uapi::CallResult {
+        resume_va: user_slice::<u64>(va_start, 1)?.reader().read()?,
+        ..uapi::CallResult::default()
+    };
+    write_result(result, &nothing)
+}
+
+fn write_result(address: u64, result: &uapi::CallResult) -> Result {
+    user_slice::<uapi::CallResult>(address, 1)?
+        .writer()
+        .write(result)
 }
 
 /// Where the results of a call go.
@@ -294,7 +320,7 @@ impl Reply {
         let before = user_slice::<uapi::CallResult>(self.result, 1)?
             .reader()
             .read()?;
-        self.write_result(&before)
+        write_result(self.result, &before)
     }
 
     /// Writes the results.
@@ -309,13 +335,7 @@ impl Reply {
                 writer.write(pages)?;
             }
         }
-        self.write_result(result)
-    }
-
-    fn write_result(&self, result: &uapi::CallResult) -> Result {
-        user_slice::<uapi::CallResult>(self.result, 1)?
-            .writer()
-            .write(result)
+        write_result(self.result, result)
     }
 }
 

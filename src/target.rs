@@ -26,6 +26,9 @@ pub(crate) enum Who {
     PidFd(i32),
 }
 
+/// How often another thread is looked for, when one exits while it is asked for its memory.
+const TRIES: u32 = 16;
+
 /// A process that the caller may move.
 pub(crate) struct Target {
     task: ARef<Task>,
@@ -51,13 +54,23 @@ impl Target {
             Who::PidFd(fd) if fd < 0 => return Err(EBADF),
             Who::PidFd(fd) => task::by_pidfd(fd)?,
         };
-        // A process outlives its first thread. A kernel thread has no memory, but is checked for
-        // permission like any other.
-        let task = match task::alive(&named) {
-            Some(task) => task,
-            None if task::is_kernel(&named) => named,
-            None => return Err(ESRCH),
-        };
+        for _ in 0..TRIES {
+            // A process outlives its first thread. A kernel thread has no memory, but is checked for
+            // permission like any other.
+            let task = match task::alive(&named) {
+                Some(task) => task,
+                None if task::is_kernel(&named) => named.clone(),
+                None => break,
+            };
+            if let Some(target) = Self::hold(task)? {
+                return Ok(target);
+            }
+        }
+        Err(ESRCH)
+    }
+
+    /// Checks and holds the process of a thread. `None` if that thread has just exited.
+    fn hold(task: ARef<Task>) -> Result<Option<Self>> {
         let mut mems = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
         let steady = Steady::new(&task)?;
         if !steady.caller_may_access() {
@@ -68,12 +81,12 @@ impl Target {
         if task::is_kernel(&task) {
             return Err(EINVAL);
         }
-        let mm = steady.mm().ok_or(ESRCH)?;
+        let mm = steady.mm();
         drop(steady);
         if task::is_dead(&task) {
             return Err(ESRCH);
         }
-        Ok(Self { task, mm, mems })
+        Ok(mm.map(|mm| Self { task, mm, mems }))
     }
 
     /// Its address space.

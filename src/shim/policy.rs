@@ -126,7 +126,7 @@ pub(crate) fn rewrite_vmas(
 ///
 /// # Errors
 ///
-/// None at present.
+/// `EINTR` if the caller is being killed.
 pub(crate) fn rewrite_tasks(
     task: &Task,
     mm: &UserMm,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use page_migrate::{
-    overlaps, page_size, CallingThread, Device, Error, Machine, NodeMap, Outcome, Request, Stop,
+    overlaps, page_size, CallingThread, Device, Error, Machine, NodeMap, Outcome, Range, Request, Stop,
     Target,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -280,8 +280,9 @@ impl Work<'_> {
                     self.settled.fetch_add(settled, Ordering::Relaxed);
                     // Then the call has ended early, and counted what it did. The
                     // module knows first: /proc shows memory until the end.
+                    let nothing = Range { start: 0, len: 0 };
                     let left = with_target(&member.process, |target| {
-                        self.device.check(&self.request.clone().target(target))
+                        self.device.placement(target, nothing)
                     });
                     member.exited = matches!(left, Err(Error::NoSuchProcess));
                     // Not by one of our signals: this command was stopped,
