@@ -14,12 +14,179 @@
 #include <linux/types.h>
 
 /**
+ * DOC: Calls and jobs
+ *
+ * Open /dev/page_migrate in any mode and call ioctl(2) on it. The device node
+ * has mode 0666: each call checks its own permission.
+ *
+ * An open file is one migration job. As long as its calls carry the same two
+ * node lists, entry for entry, a page that has moved in one of them does not
+ * move again in another, whichever process, address or mapping it is met
+ * through. A call may be repeated until nothing is left. Other lists,
+ * %PAGE_MIGRATE_NEW_JOB or a new open file begin a new job. Calls on one open
+ * file take turns; on several they run side by side.
+ *
+ * What is remembered is the frame to which a page has moved. So a page that
+ * was allocated later, in such a frame, may count as already moved, and a page
+ * that something else has moved since may move again.
+ */
+
+/**
+ * DOC: Permission
+ *
+ * The rule is that of move_pages(2) and migrate_pages(2): ptrace_may_access()
+ * with PTRACE_MODE_READ_REALCREDS, under the target's exec_update_lock, then the
+ * security modules' hook, security_task_movememory().
+ *
+ * Pages that other processes map too move only for a caller with CAP_SYS_NICE
+ * in the initial user namespace; else they stay and count as shared. New nodes
+ * must be in the target's cpuset, for everyone. The caller's own cpuset and
+ * memory policy do not matter.
+ */
+
+/**
+ * DOC: Node lists
+ *
+ * A page found on old_nodes[i] goes to new_nodes[i]. That is decided once for
+ * each page, from the node on which the job found it: lists may overlap, and 0
+ * to 1 with 1 to 0 is a swap. Pages on nodes of no entry stay, and so do those
+ * of a pair whose two nodes are the same. A node may stand once in old_nodes,
+ * and any number of times in new_nodes.
+ *
+ * Where the new node is full, the page goes to the other node of new_nodes that
+ * has room and is nearest to the full one, but never to its own, unless
+ * %PAGE_MIGRATE_STRICT is given.
+ *
+ * %PAGE_MIGRATE_NODE_ANY in old_nodes, at most once, is every node that no other
+ * entry of old_nodes names. In new_nodes it is the nearest node with room that
+ * the target may use and that old_nodes does not name, so that a node can be
+ * emptied before it is taken away. What such an entry moves counts as moved,
+ * whichever node had room, or as without memory; policies name the nearest such
+ * node. It is EINVAL on both sides of a pair, and in new_nodes where there is no
+ * such node.
+ */
+
+/**
+ * DOC: Memory policies
+ *
+ * Before the first page moves, memory policies in the range name the new nodes
+ * instead of the old ones, so that new pages come from there:
+ *
+ * - those of the VMAs that lie wholly inside the range;
+ * - the shared ones of the shmem files that these VMAs map;
+ * - those of all threads of the process, if the range is the whole process.
+ *
+ * Modes and flags stay, and a home node follows. Each policy is rewritten once
+ * per job. %PAGE_MIGRATE_KEEP_POLICY leaves all of them as they are.
+ *
+ * When the target's cpuset is narrowed to the new nodes after that, policies
+ * still name the nodes that the lists gave them. Not so with
+ * MPOL_F_RELATIVE_NODES: what the user asked for is ranks in the cpuset and
+ * stays; only the nodes in effect change, and the kernel counts them anew with
+ * the next change of the cpuset. They come out as the lists say only where the
+ * lists keep the order of the nodes.
+ */
+
+/**
+ * DOC: Marks on files
+ *
+ * The extended attribute trusted.migrate of a mapped file or, where that is not
+ * set, user.migrate says what stays. Letters may be of either case.
+ *
+ * - none: nothing that is mapped from the file moves, private copies included.
+ * - lib: the file's own pages stay in mappings without write permission. Pages
+ *   of writable mappings, and private copies in any mapping, move.
+ *
+ * With any other value (one that ends with a newline or NUL is another), with
+ * none set, or on a file system without extended attributes, everything moves.
+ * Marks are read anew in each call. On a FUSE mount of another user they are
+ * read only if the mount is open to others (allow_other); else there is none.
+ *
+ * A page that one mapping exempts moves when it is met through another that
+ * does not. A file that is deleted but still mapped is treated like any other.
+ */
+
+/**
+ * DOC: Return value and errors
+ *
+ * PAGE_MIGRATE_IOC_MIGRATE returns 0 if every page that the lists select is
+ * where it should be, or is exempt. A positive value is the number of pages left
+ * behind: shared, busy, pinned and unmovable ones, at most INT_MAX. Else it
+ * returns -1 and sets errno. Nothing moves and no policy changes unless every
+ * check has passed.
+ *
+ * The result and the counts of the pairs are written if the call returns 0 or
+ * more, and with ENOMEM and EINTR. With any other error the result is what it
+ * was, and the counts of the pairs are undefined.
+ *
+ * EFAULT
+ *	The argument, a list, or where counts of the pairs go, cannot be read or
+ *	written. All of it is checked before anything moves; memory that is taken
+ *	away during the call is EFAULT, too, but at its end.
+ * EINVAL
+ *	An unknown flag. A reserved field that is not 0. An address that is not a
+ *	multiple of the page size. A count of 0, or one above max_nodes. More
+ *	workers than max_workers. A node number that is neither
+ *	%PAGE_MIGRATE_NODE_ANY nor from 0 to max_nodes - 1. A node, or the
+ *	wildcard, twice in old_nodes. The wildcard on both sides of a pair, or in
+ *	new_nodes without a node to choose from. A new node outside of the
+ *	target's cpuset. A target without an address space (a kernel thread). With
+ *	self_ranges_only=1, a partial range of another process.
+ * ENODEV
+ *	A new node is offline or has no memory. An old node cannot exist on this
+ *	machine.
+ * ESRCH
+ *	There is no such process, or all its threads have exited. A process that
+ *	exits during the call ends it: with the counts so far, or with ESRCH if
+ *	nothing had been done.
+ * EBADF
+ *	With %PAGE_MIGRATE_PIDFD: it is not a pidfd.
+ * EPERM
+ *	The caller may not move the process's pages, or a security module forbids
+ *	it.
+ * ENOMEM
+ *	Some pages found no room on any new node; the rest has moved. Or the call
+ *	could not get memory for its own bookkeeping: then no_memory is 0, unless
+ *	pages had found no room before. If that happened before anything was
+ *	looked at, all counts are 0 and resume_va is va_start.
+ * EINTR
+ *	A signal came. What is done stays done, resume_va tells where the call
+ *	stopped, and the same call again goes on with the job.
+ * ENOTTY
+ *	An unknown ioctl number.
+ *
+ * PAGE_MIGRATE_IOC_PLACEMENT returns 0 or fails for the same reasons, as far as
+ * they apply; its counts are undefined then. PAGE_MIGRATE_IOC_INFO returns 0 or
+ * fails with EFAULT.
+ */
+
+/**
+ * DOC: Progress
+ *
+ * /proc/PID/fdinfo/FD of the open file tells of its job, also while a call is at
+ * work. Dry runs do not show. One a line:
+ *
+ * - moved: pages that have moved in this job, fallback included
+ * - left: pages that the last or current call has left, without room included
+ * - va: where that call stands or stopped, in hexadecimal with 0x
+ * - running: 1 while a call is at work, else 0
+ */
+
+/**
+ * DOC: Module parameter
+ *
+ * self_ranges_only=1 (a bool, 0 if not given, set when the module is loaded):
+ * PAGE_MIGRATE_IOC_MIGRATE takes a partial range only of the caller's own
+ * address space, and of another process only the whole.
+ */
+
+/**
  * PAGE_MIGRATE_NODE_ANY - wildcard in a node list
  *
  * In &page_migrate_request.old_nodes: every node that no other entry of
  * old_nodes names; at most one such entry. In &page_migrate_request.new_nodes:
  * the nearest node with room that the target may use and that old_nodes does
- * not name.
+ * not name. Not on both sides of a pair. See "Node lists".
  */
 #define PAGE_MIGRATE_NODE_ANY		(-1)
 
@@ -30,6 +197,11 @@
 
 /**
  * PAGE_MIGRATE_DRY_RUN - count what would move, change nothing
+ *
+ * No page, no policy, nothing of the job and no fdinfo changes. The result and
+ * the counts of the pairs say what would happen. With PAGE_MIGRATE_NEW_JOB or
+ * other lists than the job's, it counts as a new job would, and leaves the old
+ * one in place.
  */
 #define PAGE_MIGRATE_DRY_RUN		(1U << 1)
 
@@ -48,6 +220,8 @@
 
 /**
  * PAGE_MIGRATE_NEW_JOB - forget what this file has moved before, then work
+ *
+ * Policies may then be rewritten again, too.
  */
 #define PAGE_MIGRATE_NEW_JOB		(1U << 4)
 
@@ -55,14 +229,15 @@
  * PAGE_MIGRATE_STRICT - no fallback
  *
  * A page whose own new node is full stays and counts in
- * &page_migrate_result.no_memory.
+ * &page_migrate_result.no_memory. PAGE_MIGRATE_NODE_ANY still takes the nearest
+ * node with room.
  */
 #define PAGE_MIGRATE_STRICT		(1U << 5)
 
 /**
  * struct page_migrate_info - what this module can do
- * @max_nodes: Out. Node numbers are below this; also the largest count of
- *	entries in a node list.
+ * @max_nodes: Out. Node numbers are below this; also the largest
+ *	&page_migrate_request.count.
  * @max_workers: Out. The largest &page_migrate_request.workers.
  * @flags: Out. Every PAGE_MIGRATE_* flag that this module knows.
  * @reserved: Out. 0.
@@ -78,20 +253,22 @@ struct page_migrate_info {
  * struct page_migrate_result - what a call did
  * @moved: Pages now on the node that the lists name (with
  *	PAGE_MIGRATE_DRY_RUN: that would be moved).
- * @moved_fallback: Pages moved to another node of new_nodes, the one nearest
- *	to the named node that had room. Not in @moved.
- * @already_moved: Pages met again after they had moved in this job.
- * @in_place: Pages present, on no old node or on one that maps to itself,
- *	and never moved in this job.
+ * @moved_fallback: Pages moved to another node of new_nodes, since the named one
+ *	was full: the one with room that is nearest to the named one, never the
+ *	page's own. Not in @moved.
+ * @already_moved: Pages met again after they had moved in this job: through a
+ *	second mapping, another process or a repeated call. Wins over @exempt.
+ * @in_place: Pages on no old node, or on one that maps to itself, that have
+ *	never moved in this job.
  * @exempt: Pages on an old node left because of their file's mark.
- * @shared: Pages left because another process maps them and the caller may
- *	not move such pages. A page that is mapped more than once may count
- *	here: the kernel cannot always tell.
+ * @shared: Pages left because another process maps them and the caller may not
+ *	move such pages, or gave PAGE_MIGRATE_EXCLUSIVE. A page that is mapped
+ *	more than once may count here: the kernel cannot always tell.
  * @busy: Pages that could not be moved now: locked, under writeback, or
  *	briefly referenced.
  * @pinned: Pages pinned for DMA or otherwise held for long, where the kernel
  *	can tell; else they count in @busy.
- * @unmovable: Pages that the kernel cannot move at all.
+ * @unmovable: Pages that the kernel cannot move at all (memfd_secret).
  * @no_memory: Pages for which no node of new_nodes has room.
  * @policies: Memory policy objects that were changed (a VMA's and its file's
  *	are two).
@@ -99,9 +276,13 @@ struct page_migrate_info {
  *	of the range, page-aligned, when it got there.
  * @reserved: 0.
  *
- * Each base-page mapping in the range that is present at the scan is counted
- * in exactly one of the page counts. Zero pages, the vdso, device mappings and
- * pages in swap are not counted. All page counts are in base pages.
+ * All page counts are in base pages. Each base-page mapping in the range that is
+ * present at the scan is counted in exactly one of them, @moved to @no_memory.
+ * Zero pages, the vdso, device mappings and what is in swap are not counted; a
+ * driver's ring pages are not either, or are @unmovable.
+ *
+ * A folio (a huge page, for one) moves whole. Pages of it outside the range may
+ * move along, uncounted; their mappings that are met later are @already_moved.
  */
 struct page_migrate_result {
 	__aligned_u64 moved;
@@ -123,36 +304,35 @@ struct page_migrate_result {
  * struct page_migrate_request - argument of PAGE_MIGRATE_IOC_MIGRATE
  * @pid: In. Process, by any of its threads, in the caller's PID namespace;
  *	0 is the caller, a negative one is ESRCH. With PAGE_MIGRATE_PIDFD a
- *	pidfd; a negative one is EBADF.
+ *	pidfd; a negative one is EBADF. A process of which the first thread alone
+ *	has exited is served.
  * @flags: In. PAGE_MIGRATE_* flags; an unknown bit is EINVAL.
- * @va_start: In. First address, a multiple of the page size.
- * @len: In. Bytes, rounded up to whole pages. 0 is an empty range. A range
- *	that passes the end of the address space ends there, so a @va_start of
- *	0 with a @len of ~0 is the whole process. Holes are no error.
+ * @va_start: In. First address, a multiple of the page size, else EINVAL.
+ * @len: In. Bytes, rounded up to whole pages like in mlock(2). With 0 the range
+ *	is empty: all checks are made, and the call returns 0. So is a range that
+ *	begins past the end of the address space. One that passes the end, ends
+ *	there, so a @va_start of 0 with a @len of ~0 is the whole process. Holes
+ *	are no error.
  * @count: In. Entries in both lists, 1 to &page_migrate_info.max_nodes.
- * @workers: In. Threads that copy; 0 is the kernel's choice. More than
- *	&page_migrate_info.max_workers is EINVAL.
- * @old_nodes: In. Pointer to const __s32[count]: nodes to empty.
- * @new_nodes: In. Pointer to const __s32[count]: a page found on old_nodes[i]
- *	goes to new_nodes[i].
+ * @workers: In. Threads that copy, 0 to &page_migrate_info.max_workers; 0 is the
+ *	kernel's choice.
+ * @old_nodes: In. Pointer to const __s32[count]: nodes to empty, each from 0 to
+ *	&page_migrate_info.max_nodes - 1 or PAGE_MIGRATE_NODE_ANY. None twice.
+ * @new_nodes: In. Pointer to const __s32[count], the same numbers: a page found
+ *	on old_nodes[i] goes to new_nodes[i].
  * @moved_by_pair: Out. Pointer to __u64[count]: pages that left old_nodes[i],
- *	fallback included; 0 means not wanted. Written with @result.
- * @max_pages: In. 0 is no limit; else the call ends once about that many pages
- *	have moved, at most 4096 pages or one folio more, with
- *	&page_migrate_result.resume_va set.
- * @reserved: In. Must be 0.
- * @result: Out. What was there before is ignored.
+ *	fallback included; 0 means not wanted. Written with @result, undefined
+ *	where that is not written.
+ * @max_pages: In. Base pages, 0 is no limit. Else the call ends once about that
+ *	many have moved, at most 4096 pages or one folio more, with
+ *	&page_migrate_result.resume_va set. It returns as a complete call does,
+ *	for what it looked at. Callers pace themselves with it.
+ * @reserved: In. Must be 0, else EINVAL.
+ * @result: Out. What was there before is ignored. "Return value and errors" says
+ *	when it is written.
  *
- * The decision about each page is made once, from the node where it is found:
- * lists may overlap, and 0 to 1 with 1 to 0 is a swap. Pages on nodes of no
- * list entry stay. A node that stands twice in @old_nodes is EINVAL, twice in
- * @new_nodes is fine.
- *
- * Before the first page moves, memory policies in the range name the new nodes
- * instead of the old ones, unless PAGE_MIGRATE_KEEP_POLICY: those of the VMAs
- * that lie wholly inside the range, the shared policies of the shmem files that
- * they map, and, when the range is the whole process, those of all its
- * threads. Modes and flags stay. Each policy is rewritten once per job.
+ * See "Node lists" for what the lists mean, "Memory policies" for what changes
+ * before the first page moves, and "Marks on files" for what stays.
  */
 struct page_migrate_request {
 	__s32 pid;
@@ -172,17 +352,19 @@ struct page_migrate_request {
 /**
  * struct page_migrate_placement - argument of PAGE_MIGRATE_IOC_PLACEMENT
  * @pid: In. As in &struct page_migrate_request.
- * @flags: In. PAGE_MIGRATE_PIDFD or 0.
+ * @flags: In. PAGE_MIGRATE_PIDFD or 0; another bit is EINVAL.
  * @va_start: In. As in &struct page_migrate_request.
  * @len: In. As in &struct page_migrate_request.
- * @count: In. Entries in @pages, at least &page_migrate_info.max_nodes.
- * @reserved0: In. Must be 0.
- * @pages: Out. Pointer to __u64[count]: pages of the range on each node.
+ * @count: In. Entries in @pages, at least &page_migrate_info.max_nodes, else
+ *	EINVAL.
+ * @reserved0: In. Must be 0, else EINVAL.
+ * @pages: Out. Pointer to __u64[count]: base pages of the range on each node.
  *	Entries from &page_migrate_info.max_nodes on are 0.
- * @reserved: In. Must be 0.
+ * @reserved: In. Must be 0, else EINVAL.
  *
- * A page that is mapped twice in the range counts twice. Zero pages, the vdso,
- * device mappings and pages in swap do not count.
+ * A page that is mapped twice in the range counts twice, and marked pages count.
+ * Zero pages, the vdso, device mappings and pages in swap do not. The permission
+ * is the same as for PAGE_MIGRATE_IOC_MIGRATE.
  */
 struct page_migrate_placement {
 	__s32 pid;
@@ -200,17 +382,11 @@ struct page_migrate_placement {
  * @PAGE_MIGRATE_IOC_INFO: What this module can do. Fills a
  *	&struct page_migrate_info.
  * @PAGE_MIGRATE_IOC_MIGRATE: Move pages. Takes a
- *	&struct page_migrate_request. Returns 0 if every page that the lists
- *	select is where it should be or is exempt, the number of pages left
- *	behind if it is positive (at most INT_MAX), else -1 with errno.
+ *	&struct page_migrate_request. Returns 0, or how many pages stay behind.
  * @PAGE_MIGRATE_IOC_PLACEMENT: Count the pages on each node. Takes a
- *	&struct page_migrate_placement.
+ *	&struct page_migrate_placement. Returns 0.
  *
- * An open file is one migration job. As long as its calls carry the same two
- * node lists, entry for entry, a page that has moved in one of them does not
- * move again in another, whichever process, address or mapping it is met
- * through. Other lists, PAGE_MIGRATE_NEW_JOB or a new open file begin a new
- * job. Calls on one open file take turns.
+ * "Return value and errors" has the rest.
  *
  * Note: this is an enum so that it can be resolved by Rust bindgen.
  */
