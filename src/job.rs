@@ -38,6 +38,7 @@ use crate::{
     result::Counts,
     shim::{
         self,
+        file::MappedFile,
         folio::FolioList,
         node,
         task,
@@ -172,6 +173,8 @@ struct Call<'a> {
     frames: &'a Frames,
     imagined: Option<Pin<KBox<Frames>>>,
     marks: Marks,
+    /// The file before which the last walk stopped: its mark is to be read.
+    unknown: Option<MappedFile>,
     batch: Batch,
     lists: Lists,
     scratch: Scratch,
@@ -246,6 +249,7 @@ fn migrate(
         frames,
         imagined,
         marks: Marks::new(),
+        unknown: None,
         batch: Batch::new()?,
         lists: Lists {
             plain: FolioList::new()?,
@@ -328,13 +332,34 @@ impl Call<'_> {
         done.map_err(|e| if e == EINTR { End::Signal } else { End::Broke })
     }
 
+    /// Reads the mark of the file before which the last walk stopped, if it did.
+    ///
+    /// That may take as long as the file system likes. What was done before is on record by now.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn learn(&mut self) -> Result<(), End> {
+        let Some(file) = self.unknown.take() else {
+            return Ok(());
+        };
+        match self.marks.learn(file) {
+            Ok(()) => self.pause(false),
+            Err(e) if e == EINTR => Err(End::Signal),
+            Err(_) => Err(End::Broke),
+        }
+    }
+
     /// Walks from `at` as far as one hold of mmap_lock and one batch allow, and moves the batch.
     /// Returns where to go on.
+    ///
+    /// A file without a known mark ends a chunk, and the next one begins with reading it.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
     fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
+        self.learn()?;
         let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
         let limit = match self.order.max_pages {
             Some(max) if moving => max.saturating_sub(self.outcome.counts.all_moved()).max(1),
@@ -378,15 +403,7 @@ impl Call<'_> {
             }
             finished?;
         }
-        if let Some(file) = walked.unknown {
-            if let Err(e) = self.marks.learn(file) {
-                if matches!(mode, Mode::Move | Mode::DryRun) {
-                    // What has been walked has been counted.
-                    self.outcome.resume = walked.resume;
-                }
-                return Err(if e == EINTR { End::Signal } else { End::Broke });
-            }
-        }
+        self.unknown = walked.unknown;
         self.drained = wants_drain;
         if wants_drain {
             self.drains = self.drains.saturating_add(1);
