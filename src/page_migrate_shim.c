@@ -246,14 +246,25 @@ int pm_shim_task_may_move(struct task_struct *task)
 	return pm_call(security_task_movememory)(task);
 }
 
-void pm_shim_task_mems_allowed(struct task_struct *task, u8 *allowed,
-			       unsigned int nr_nodes)
+/**
+ * pm_shim_task_mems() - ask the cpusets about each node
+ * @task: the task
+ * @facts: out: PM_MEMS_* for each node
+ * @nr_nodes: length of @facts
+ *
+ * A node that comes online has memory some time before the cpusets learn of it,
+ * the root first. So the root is asked first.
+ */
+void pm_shim_task_mems(struct task_struct *task, u8 *facts,
+		       unsigned int nr_nodes)
 {
+	nodemask_t root = pm_call(cpuset_mems_allowed)(&init_task);
 	nodemask_t mems = pm_call(cpuset_mems_allowed)(task);
 	unsigned int nid;
 
 	for (nid = 0; nid < nr_nodes; nid++)
-		allowed[nid] = node_isset(nid, mems);
+		facts[nid] = (node_isset(nid, mems) ? PM_MEMS_ALLOWED : 0) |
+			     (node_isset(nid, root) ? PM_MEMS_KNOWN : 0);
 }
 
 struct mm_struct *pm_shim_task_mm(struct task_struct *task)

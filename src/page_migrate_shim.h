@@ -67,6 +67,10 @@ struct pm_walk {
 #define PM_NODE_POSSIBLE	1U	/* may exist on this machine */
 #define PM_NODE_MEMORY		2U	/* has memory now */
 
+/* Facts about a node and a task's cpuset. */
+#define PM_MEMS_ALLOWED		1U	/* the task may use it */
+#define PM_MEMS_KNOWN		2U	/* the root cpuset has it */
+
 /* Ways to look for a destination. */
 enum pm_effort {
 	PM_EFFORT_NONE,			/* take what is free */
@@ -85,8 +89,8 @@ int pm_shim_task_lock_exec(struct task_struct *task);
 void pm_shim_task_unlock_exec(struct task_struct *task);
 bool pm_shim_task_may_access(struct task_struct *task);
 int pm_shim_task_may_move(struct task_struct *task);
-void pm_shim_task_mems_allowed(struct task_struct *task, u8 *allowed,
-			       unsigned int nr_nodes);
+void pm_shim_task_mems(struct task_struct *task, u8 *facts,
+		       unsigned int nr_nodes);
 struct mm_struct *pm_shim_task_mm(struct task_struct *task);
 bool pm_shim_capable_nice(void);
 

@@ -77,7 +77,7 @@ impl Target {
             return Err(EPERM);
         }
         steady.caller_may_move().map_err(|_| EPERM)?;
-        steady.mems_allowed(&mut mems);
+        steady.mems(&mut mems);
         if task::is_kernel(&task) {
             return Err(EINVAL);
         }
@@ -101,7 +101,16 @@ impl Target {
 
     /// Whether its cpuset allows a node.
     pub(crate) fn allows(&self, node: usize) -> bool {
-        self.mems.get(node).is_some_and(|&allowed| allowed != 0)
+        self.mems_say(node, task::MEMS_ALLOWED)
+    }
+
+    /// Whether the cpusets could know of a node when this target's was asked.
+    pub(crate) fn knows(&self, node: usize) -> bool {
+        self.mems_say(node, task::MEMS_KNOWN)
+    }
+
+    fn mems_say(&self, node: usize, fact: u8) -> bool {
+        self.mems.get(node).is_some_and(|&facts| facts & fact != 0)
     }
 
     /// Whether it has exited since it was found.

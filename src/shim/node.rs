@@ -22,8 +22,9 @@ pub(crate) fn count() -> usize {
     nr as usize
 }
 
-/// What the machine says of a node; `allowed` is left to the caller.
-pub(crate) fn facts(node: usize, allowed: bool) -> NodeFacts {
+/// What the machine says of a node. `known` and `allowed` are what the cpusets say: one that they
+/// do not know yet has no memory yet.
+pub(crate) fn facts(node: usize, known: bool, allowed: bool) -> NodeFacts {
     let state = match u32::try_from(node) {
         // SAFETY: The number is checked to be that of a node.
         Ok(nid) if node < count() => unsafe { bindings::pm_shim_node_state(nid) },
@@ -31,7 +32,7 @@ pub(crate) fn facts(node: usize, allowed: bool) -> NodeFacts {
     };
     NodeFacts {
         possible: state & bindings::PM_NODE_POSSIBLE != 0,
-        memory: state & bindings::PM_NODE_MEMORY != 0,
+        memory: known && state & bindings::PM_NODE_MEMORY != 0,
         allowed,
     }
 }

@@ -19,6 +19,11 @@ use crate::{
     shim::mm::UserMm, //
 };
 
+/// The task's cpuset allows a node.
+pub(crate) const MEMS_ALLOWED: u8 = bindings::PM_MEMS_ALLOWED as u8;
+/// The root cpuset has a node: it has not just come online.
+pub(crate) const MEMS_KNOWN: u8 = bindings::PM_MEMS_KNOWN as u8;
+
 /// Takes over a reference to a task, if there is one.
 ///
 /// # Safety
@@ -121,14 +126,15 @@ impl<'a> Steady<'a> {
         to_result(unsafe { bindings::pm_shim_task_may_move(self.0.as_ptr()) })
     }
 
-    /// Notes for each node whether the task's cpuset allows it.
-    pub(crate) fn mems_allowed(&self, allowed: &mut [u8]) {
-        let Ok(len) = u32::try_from(allowed.len()) else {
+    /// Notes for each node what the cpusets say of it, in the flags [`MEMS_ALLOWED`] and
+    /// [`MEMS_KNOWN`].
+    pub(crate) fn mems(&self, facts: &mut [u8]) {
+        let Ok(len) = u32::try_from(facts.len()) else {
             return;
         };
-        // SAFETY: The task is a live reference, and `allowed` is writable for `len` bytes. The
+        // SAFETY: The task is a live reference, and `facts` is writable for `len` bytes. The
         // caller made it no longer than there are node numbers.
-        unsafe { bindings::pm_shim_task_mems_allowed(self.0.as_ptr(), allowed.as_mut_ptr(), len) };
+        unsafe { bindings::pm_shim_task_mems(self.0.as_ptr(), facts.as_mut_ptr(), len) };
     }
 
     /// The memory of the task, `None` if it has none any more.
