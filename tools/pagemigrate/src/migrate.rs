@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use page_migrate::{
-    overlaps, page_size, CallingThread, Device, Error, Machine, NodeMap, Outcome, Range, Request, Stop,
-    Target,
+    overlaps, page_size, CallingThread, Device, Error, Machine, NodeMap, Outcome, Range, Request,
+    Stop, Target,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
