@@ -424,11 +424,11 @@ int job_map_of(const struct job_map *map, int node)
 size_t job_wrong(const struct job_record *before, const struct job_record *after,
 		 const struct job_map *map)
 {
-	size_t wrong = 0;
+	size_t wrong = 0, b = 0, a = 0;
 
 	if (before->n != after->n)
 		fprintf(stderr, "# %zu pages were there, %zu are\n", before->n, after->n);
-	for (size_t b = 0, a = 0; b < before->n && a < after->n;) {
+	while (b < before->n && a < after->n) {
 		const struct job_page *was = &before->page[b], *is = &after->page[a];
 
 		/* Both are sorted; what is in one only has come or gone. */
@@ -444,7 +444,8 @@ size_t job_wrong(const struct job_record *before, const struct job_record *after
 		a++;
 		b++;
 	}
-	return wrong;
+	/* Where one ends first, the rest of the other has come or gone, too. */
+	return wrong + (before->n - b) + (after->n - a);
 }
 
 static int by_pfn(const void *a, const void *b)
