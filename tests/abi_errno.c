@@ -795,14 +795,32 @@ TEST_F(errors, eintr)
 
 struct killer {
 	pid_t pid;
-	int delay_ms;
+	int fd, delay_ms;
 };
 
+static bool has_moved(int fd)
+{
+	char path[64], text[1024], *at;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	at = strstr(text, "moved:");
+	if (!at)
+		die("no moved: in %s", path);
+	return atol(at + 6) > 0;
+}
+
+/* After some time, or in the middle: as soon as the first pages have moved. */
 static void *kill_later(void *arg)
 {
 	struct killer *k = arg;
 
-	usleep(k->delay_ms * 1000);
+	if (k->delay_ms >= 0)
+		usleep(k->delay_ms * 1000);
+	else
+		for (int i = 0; i < 20000 && !has_moved(k->fd); i++)
+			usleep(100);
 	kill(k->pid, SIGKILL);
 	return NULL;
 }
@@ -821,25 +839,27 @@ TEST_F(errors, target_exits_during_the_call)
 	static const int delays[] = { 50, 20, 100, 10, 200, 5, 400 };
 	long isolated = nr_isolated(), free = node_free_all(mem[1]) + node_free_all(mem[2]), ret;
 	size_t big = 24576;
+	enum { TRIES = 20 };
 	int hits = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(delays); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(delays) + TRIES; i++) {
 		struct page_migrate_result res;
 		struct child c;
-		struct killer k = { .delay_ms = delays[i] };
+		struct killer k = { .fd = pm_open(), .delay_ms = -1 };
 		pthread_t t;
 		char *p;
 
 		child_start(&c, big_main, &big);
 		p = (char *)child_get(&c);
 		k.pid = c.pid;
+		if (i < ARRAY_LEN(delays))
+			k.delay_ms = delays[i];
 		ASSERT_EQ(0, pthread_create(&t, NULL, kill_later, &k));
-		ret = pm_move(self->fd, c.pid, p, big * PAGE, 0, 1, &mem[1], &mem[2], &res);
+		ret = pm_move(k.fd, c.pid, p, big * PAGE, 0, 1, &mem[1], &mem[2], &res);
 		pthread_join(t, NULL);
 		ASSERT_EQ(c.pid, waitpid(c.pid, NULL, 0));
 		if (ret == -ESRCH) {
 			EXPECT_TRUE(pm_is_poison(&res));
-			hits++;
 		} else {
 			EXPECT_LE(0, ret);
 			EXPECT_FALSE(pm_is_poison(&res));
@@ -850,6 +870,9 @@ TEST_F(errors, target_exits_during_the_call)
 		c.pid = 0;
 		close(c.in);
 		close(c.out);
+		close(k.fd);
+		if (i >= ARRAY_LEN(delays) && hits)
+			break;
 	}
 	EXPECT_LT(0, hits)
 		TH_LOG("no process died in the middle of a call");

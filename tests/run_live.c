@@ -165,9 +165,10 @@ TEST(busy_target_ends_where_the_map_says)
 	child_end(&c);
 }
 
+enum { LARGE = 20000 };
+
 static void large_child(struct child *c, void *arg)
 {
-	enum { LARGE = 20000 };
 	char *p = map_nodes(LARGE, SWAP_OLD, 2);
 
 	(void)arg;
@@ -179,14 +180,33 @@ static void large_child(struct child *c, void *arg)
 
 struct killer {
 	pid_t pid;
-	int after_us;
+	int fd, after_us;
 };
 
+static bool has_moved(int fd)
+{
+	char path[64], text[1024], *at;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	at = strstr(text, "moved:");
+	if (!at)
+		die("no moved: in %s", path);
+	return atol(at + 6) > 0;
+}
+
+/* After some time, or in the middle: as soon as the first pages have moved. */
 static void *kill_after(void *arg)
 {
 	const struct killer *k = arg;
+	double begin = now();
 
-	usleep(k->after_us);
+	if (k->after_us >= 0)
+		usleep(k->after_us);
+	else
+		while (!has_moved(k->fd) && now() - begin < 20)
+			;
 	kill(k->pid, SIGKILL);
 	return NULL;
 }
@@ -194,10 +214,12 @@ static void *kill_after(void *arg)
 TEST(target_dies_during_the_call)
 {
 	static const int after[] = { 100, 3000, 10000, 30000, 60000, 100000, 200000 };
-	int fd = pm_open();
+	enum { TRIES = 20 };
+	int hits = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(after); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(after) + TRIES; i++) {
 		struct page_migrate_result res;
+		int fd = pm_open();
 		struct killer k;
 		struct child c;
 		pthread_t t;
@@ -205,16 +227,25 @@ TEST(target_dies_during_the_call)
 
 		child_start(&c, large_child, NULL);
 		child_get(&c);
-		k = (struct killer){ .pid = c.pid, .after_us = after[i] };
+		k = (struct killer){ .pid = c.pid, .fd = fd, .after_us = -1 };
+		if (i < ARRAY_LEN(after))
+			k.after_us = after[i];
 		ASSERT_EQ(0, pthread_create(&t, NULL, kill_after, &k));
 		ret = pm_move(fd, c.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2,
 			      SWAP_OLD, SWAP_NEW, &res);
 		EXPECT_TRUE(ret >= 0 || ret == -ESRCH) TH_LOG("returned %ld", ret);
-		if (ret >= 0)
+		if (ret >= 0) {
 			EXPECT_EQ((uint64_t)ret, pm_left(&res));
+			hits += pm_sum(&res) > 0 && pm_sum(&res) < LARGE;
+		}
 		pthread_join(t, NULL);
 		child_end(&c);
+		close(fd);
+		if (i >= ARRAY_LEN(after) && hits)
+			break;
 	}
+	EXPECT_LT(0, hits)
+		TH_LOG("no process died in the middle of a call");
 	EXPECT_EQ(0, nr_isolated());
 }
 
