@@ -11,13 +11,16 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/xattr.h>
 #include <time.h>
 
 /* Seconds for one call. Where cost is without bound, it takes minutes. */
-#define SOON 20.0
+#define SOON (20.0 * patience())
 /* The kernel's own limit of mappings, less what a program has. */
 #define MAPPINGS 65000
 #define JOBS 1000
+#define THREADS 3000
+#define FILES 10000
 /* What the target can do during each call, at least. */
 #define ROUNDS 5UL
 
@@ -31,6 +34,9 @@ static double now(void)
 
 /* All of this process, as nobody: one move, one look, one dry run. */
 #define CALLS 4
+
+/* Policies that the first call has changed. */
+static uint64_t policies;
 
 static void whole_call(int i)
 {
@@ -48,6 +54,8 @@ static void whole_call(int i)
 			      &mem[i == 2], &mem[2], &res);
 	if (ret < 0)
 		die("call %d of all: %ld", i, ret);
+	if (i == 0)
+		policies = res.policies;
 }
 
 static void whole_process(struct child *c)
@@ -107,8 +115,74 @@ static void many_mappings(struct child *c, void *arg)
 	whole_process(c);
 }
 
+/* As many threads, each with a memory policy of its own. */
+struct waiting {
+	pthread_barrier_t ready;
+	pthread_mutex_t end;
+};
+
+static void *wait_with_policy(void *arg)
+{
+	struct waiting *w = arg;
+
+	bind_to(mem[0]);
+	pthread_barrier_wait(&w->ready);
+	pthread_mutex_lock(&w->end);
+	return NULL;
+}
+
+static void many_threads(struct child *c, void *arg)
+{
+	static struct waiting w = { .end = PTHREAD_MUTEX_INITIALIZER };
+	pthread_attr_t attr;
+	pthread_t t;
+
+	(void)arg;
+	drop_to(NOBODY);
+	pthread_barrier_init(&w.ready, NULL, THREADS + 1);
+	pthread_mutex_lock(&w.end);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 64 << 10);
+	for (int i = 0; i < THREADS; i++)
+		if (pthread_create(&t, &attr, wait_with_policy, &w))
+			die("thread %d", i);
+	pthread_barrier_wait(&w.ready);
+	whole_process(c);
+	child_put(c, policies);
+}
+
+/* As many files, every eighth of them marked. */
+static void many_files(struct child *c, void *arg)
+{
+	char *p = reserve(FILES);
+	char path[64];
+
+	(void)arg;
+	own_tmpfs("mode=777,nr_inodes=0,huge=never");
+	bind_to(mem[0]);
+	for (size_t i = 0; i < FILES; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "/mnt/%zu", i);
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+		if (fd < 0 || ftruncate(fd, PAGE) ||
+		    (i % 8 == 0 && fsetxattr(fd, "user.migrate", "none", 4, 0)))
+			die("file %zu", i);
+		map_fixed(p + i * PAGE, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		p[i * PAGE] = 1;
+		close(fd);
+	}
+	bind_to(-1);
+	drop_to(NOBODY);
+	whole_process(c);
+	/* None has got lost among so many. */
+	child_put(c, all_on(0, p, FILES, (int[]){ mem[0], mem[2], mem[2], mem[2], mem[2], mem[2],
+						  mem[2], mem[2] }, 8));
+}
+
+/* more: what the target is to say at the end, if anything. */
 static void expect_soon(struct __test_metadata *_metadata,
-			void (*fn)(struct child *c, void *arg), void *arg)
+			void (*fn)(struct child *c, void *arg), void *arg, uint64_t more)
 {
 	struct child c;
 	double seconds;
@@ -117,22 +191,35 @@ static void expect_soon(struct __test_metadata *_metadata,
 	seconds = child_get(&c) / 1000.0;
 	EXPECT_GT(SOON, seconds);
 	TH_LOG("the longest call took %.3f s", seconds);
+	if (more)
+		EXPECT_EQ(more, child_get(&c));
 	child_end(&c);
 }
 
 TEST(range_of_all_with_few_mappings)
 {
-	expect_soon(_metadata, one_huge_hole, NULL);
+	expect_soon(_metadata, one_huge_hole, NULL, 0);
 }
 
 TEST(range_of_all_with_many_mappings)
 {
-	expect_soon(_metadata, many_mappings, NULL);
+	expect_soon(_metadata, many_mappings, NULL, 0);
 }
 
 TEST(range_of_all_with_many_policies)
 {
-	expect_soon(_metadata, many_mappings, "");
+	expect_soon(_metadata, many_mappings, "", 0);
+}
+
+/* The first call, from mem[0], changes the policy of each thread. */
+TEST(range_of_all_with_many_threads)
+{
+	expect_soon(_metadata, many_threads, NULL, THREADS);
+}
+
+TEST(range_of_all_with_many_files)
+{
+	expect_soon(_metadata, many_files, NULL, 1);
 }
 
 /* The most entries, right and wrong, and counts that no memory could hold. */
