@@ -205,6 +205,20 @@ static void with_ptrace(struct child *c, pid_t other)
 	user_with_cap(CAP_SYS_PTRACE);
 }
 
+static void without_nice(struct child *c, pid_t other)
+{
+	(void)c;
+	(void)other;
+	drop_cap(CAP_SYS_NICE);
+}
+
+static void with_nice(struct child *c, pid_t other)
+{
+	(void)c;
+	(void)other;
+	user_with_cap(CAP_SYS_NICE);
+}
+
 static void effective_somebody(struct child *c, pid_t other)
 {
 	(void)c;
@@ -285,17 +299,19 @@ static void landlocked(struct child *c, pid_t other)
 		die("landlock");
 }
 
+#define TYPES "/sys/kernel/btf/vmlinux"
+
 /* The number of a function in the kernel's type information. */
 static int btf_function(const char *name)
 {
-	int fd = open("/sys/kernel/btf/vmlinux", O_RDONLY | O_CLOEXEC), id = 0, found = 0;
+	int fd = open(TYPES, O_RDONLY | O_CLOEXEC), id = 0, found = 0;
 	size_t size = 0, room = 64 << 20;
 	char *data = malloc(room), *types, *strings, *at;
 	struct btf_header *head = (void *)data;
 	ssize_t n;
 
 	if (fd < 0 || !data)
-		die("/sys/kernel/btf/vmlinux");
+		die(TYPES);
 	while ((n = read(fd, data + size, room - size)) > 0)
 		size += n;
 	close(fd);
@@ -434,8 +450,11 @@ static const struct row rows[] = {
 	ROW("from another PID namespace", as_user, in_own_pidns, -ESRCH, .pidfd_is_fine = true),
 	ROW("out of a landlock domain", as_root, landlocked, -EPERM),
 	ROW("into a landlock domain", landlocked, as_root, 0),
-	ROW("a security module says no", as_root, forbidden_by_lsm, -EPERM),
 };
+
+/* It needs the kernel's description of its own types. */
+static const struct row lsm_row =
+	ROW("a security module says no", as_root, forbidden_by_lsm, -EPERM);
 
 struct asked {
 	const struct row *row;
@@ -548,6 +567,171 @@ TEST(table)
 {
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		try_row(_metadata, &rows[i]);
+}
+
+TEST(security_module)
+{
+	if (access(TYPES, F_OK) && errno == ENOENT)
+		SKIP(return, "no type information");
+	try_row(_metadata, &lsm_row);
+}
+
+/*
+ * Pages that somebody else maps, too: who may move those. Side by side, what
+ * migrate_pages(2), move_pages(2) and our call do for the same caller.
+ */
+struct common {
+	const struct row *row;
+	pid_t pid;
+	/* The target's alone; shared; shared until somebody writes (both have it). */
+	char *area[3];
+};
+
+enum { OWN, SHARED, COPIED };
+enum { MOVE, MOVE_ALL, MIGRATE_PAGES, OURS, WAYS };
+
+static void sharing_target(struct child *c, void *arg)
+{
+	const struct common *m = arg;
+	char *own;
+
+	m->row->target(c, 0);
+	own = map_node(NPAGES, mem[0]);
+	fill(own, NPAGES, OWN);
+	for (int i = 0; i < NPAGES; i++)
+		for (int k = SHARED; k <= COPIED; k++)
+			(void)((volatile char *)m->area[k])[i * PAGE];
+	child_put(c, (uintptr_t)own);
+	child_get(c);
+	child_put(c, bad_pages(own, NPAGES, OWN) + bad_pages(m->area[SHARED], NPAGES, SHARED) +
+		     bad_pages(m->area[COPIED], NPAGES, COPIED));
+}
+
+/* Moves all pages of the areas, by move_pages(2). */
+static long move_areas(const struct common *m, int to, int flags)
+{
+	void *pages[3 * NPAGES];
+	int nodes[3 * NPAGES], status[3 * NPAGES];
+
+	for (int i = 0; i < 3 * NPAGES; i++) {
+		pages[i] = m->area[i / NPAGES] + i % NPAGES * PAGE;
+		nodes[i] = to;
+	}
+	return errno_of(move_pages(m->pid, 3 * NPAGES, pages, nodes, status, flags));
+}
+
+static void sharing_caller(struct child *c, void *arg)
+{
+	const struct common *m = arg;
+	unsigned long on[2][MAX_NODES / (8 * sizeof(long))] = { };
+
+	for (int i = 0; i < 2; i++)
+		on[i][mem[i] / 64] |= 1UL << (mem[i] % 64);
+	m->row->caller(c, m->pid);
+	for (int fd = pm_open();;) {
+		struct page_migrate_result res;
+		uint64_t left = 0, shared = 0;
+		long ret = 0;
+
+		switch (child_get(c)) {
+		case MOVE:
+			ret = move_areas(m, mem[1], MPOL_MF_MOVE);
+			break;
+		case MOVE_ALL:
+			ret = move_areas(m, mem[1], MPOL_MF_MOVE_ALL);
+			break;
+		case MIGRATE_PAGES:
+			ret = errno_of(migrate_pages(m->pid, MAX_NODES, on[0], on[1]));
+			break;
+		case OURS:
+			for (int k = 0; k < 3 && ret >= 0; k++) {
+				ret = pm_move(fd, m->pid, m->area[k], NPAGES * PAGE, 0, 1,
+					      &mem[0], &mem[1], &res);
+				left += ret;
+				shared += res.shared;
+			}
+			if (ret >= 0)
+				ret = left == shared ? (long)left : -EBUSY;
+			break;
+		}
+		child_put(c, ret);
+	}
+}
+
+static const struct sharing {
+	struct row row;
+	bool all;
+} sharings[] = {
+	{ ROW("root", as_user, as_root, 0), true },
+	{ ROW("root without CAP_SYS_NICE", as_user, without_nice, 0), false },
+	{ ROW("the same user", as_user, as_user, 0), false },
+	{ ROW("the same user with CAP_SYS_NICE", as_user, with_nice, 0), true },
+	{ ROW("CAP_SYS_NICE in its own user namespace", in_own_userns, as_user, 0), false },
+	{ ROW("root within the same user namespace", in_mapped_userns, root_in_its_userns, 0,
+	      .mapped = true), false },
+};
+
+static void try_sharing(struct __test_metadata *_metadata, const struct sharing *s)
+{
+	struct common m = { .row = &s->row };
+	int nodes[WAYS][3 * NPAGES];
+	struct child target, caller;
+	long ret[WAYS];
+
+	/* These are mapped here, and then in the target as well. */
+	m.area[COPIED] = map_node(NPAGES, mem[0]);
+	fill(m.area[COPIED], NPAGES, COPIED);
+	m.area[SHARED] = mmap(NULL, NPAGES * PAGE, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (m.area[SHARED] == MAP_FAILED)
+		die("mmap");
+	place_pages(m.area[SHARED], NPAGES, &mem[0], 1);
+	fill(m.area[SHARED], NPAGES, SHARED);
+	child_start(&target, sharing_target, &m);
+	if (s->row.mapped) {
+		child_get(&target);
+		map_userns(target.pid);
+		child_put(&target, 0);
+	}
+	m.pid = target.pid;
+	m.area[OWN] = (char *)child_get(&target);
+	child_start(&caller, sharing_caller, &m);
+	for (int way = 0; way < WAYS; way++) {
+		for (int k = 0; k < 3; k++)
+			ASSERT_TRUE(all_on(target.pid, m.area[k], NPAGES, &mem[0], 1));
+		child_put(&caller, way);
+		ret[way] = child_get(&caller);
+		for (int k = 0; k < 3; k++)
+			nodes_of(target.pid, m.area[k], NPAGES, nodes[way] + k * NPAGES);
+		/* All back, by somebody who may. */
+		ASSERT_LE(0, move_areas(&m, mem[0], MPOL_MF_MOVE_ALL));
+	}
+	EXPECT_LE(0, ret[MOVE]) TH_LOG("%s: %ld", s->row.name, ret[MOVE]);
+	EXPECT_EQ(s->all ? 0 : -EPERM, ret[MOVE_ALL]) TH_LOG("%s: MPOL_MF_MOVE_ALL", s->row.name);
+	EXPECT_LE(0, ret[MIGRATE_PAGES]) TH_LOG("%s: %ld", s->row.name, ret[MIGRATE_PAGES]);
+	EXPECT_EQ(s->all ? 0 : 2 * NPAGES, ret[OURS]) TH_LOG("%s: MIGRATE", s->row.name);
+	for (int i = 0; i < 3 * NPAGES; i++) {
+		int like = s->all ? MOVE_ALL : MOVE;
+
+		EXPECT_EQ(nodes[MIGRATE_PAGES][i], nodes[OURS][i])
+			TH_LOG("%s: page %d, migrate_pages(2)", s->row.name, i);
+		EXPECT_EQ(nodes[like][i], nodes[OURS][i])
+			TH_LOG("%s: page %d, move_pages(2)", s->row.name, i);
+		EXPECT_EQ(mem[s->all || i < NPAGES], nodes[OURS][i])
+			TH_LOG("%s: page %d", s->row.name, i);
+	}
+	child_put(&target, 1);
+	EXPECT_EQ(0, child_get(&target)) TH_LOG("%s: contents", s->row.name);
+	child_end(&caller);
+	child_end(&target);
+	munmap(m.area[SHARED], NPAGES * PAGE);
+	munmap(m.area[COPIED], NPAGES * PAGE);
+}
+
+TEST(pages_of_others)
+{
+	for (size_t i = 0; i < ARRAY_LEN(sharings); i++)
+		try_sharing(_metadata, &sharings[i]);
 }
 
 /* The rights of who calls count, not of who has opened the file. */
