@@ -350,6 +350,7 @@ TEST_F(in_swap, is_not_touched)
 	int fd = pm_open(), from[MAX_NODES], to[MAX_NODES], nr = all_to_last(from, to);
 	char *p = map_node(N, mem[0]);
 	struct page_migrate_result res;
+	uint64_t on[MAX_NODES];
 	size_t out;
 
 	fill(p, N, 9);
@@ -357,6 +358,8 @@ TEST_F(in_swap, is_not_touched)
 	out = swapped(p, N);
 	ASSERT_LT(0, out);
 	ASSERT_EQ(N - out, present_pages(0, p, N));
+	ASSERT_EQ(0, pm_placement(fd, 0, p, N * PAGE, on));
+	EXPECT_EQ(N - out, on[mem[0]]);
 	ASSERT_EQ(0, pm_move(fd, 0, p, N * PAGE, 0, 1, &mem[0], &mem[1], &res));
 	EXPECT_EQ(N - out, res.moved);
 	EXPECT_EQ(N - out, pm_sum(&res));

@@ -331,6 +331,108 @@ TEST(file_on_tmpfs)
 	EXPECT_FALSE(all_stay(_metadata, fd, w));
 }
 
+/*
+ * Somebody who may not even see a trusted attribute moves a process of his own:
+ * the mark is obeyed.
+ */
+static void unprivileged_main(struct child *c, void *arg)
+{
+	const char *path = arg;
+	struct page_migrate_result res;
+	int fd = pm_open(), file;
+	char value[8], *p;
+
+	drop_to(NOBODY);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		die("%s", path);
+	/* Nobody else has it mapped: such pages may be moved by everybody. */
+	p = map_file(file, PROT_READ, MAP_SHARED);
+	for (;;) {
+		long ret = 1;
+
+		child_get(c);
+		for (int i = 0; i < 20 && ret > 0; i++) {
+			if (i)
+				usleep(50000);
+			ret = pm_move(fd, 0, p, N * PAGE, PAGE_MIGRATE_NEW_JOB, 1, &mem[0],
+				      &mem[1], &res);
+		}
+		child_put(c, ret);
+		child_put(c, res.exempt);
+		child_put(c, res.moved);
+		child_put(c, count_on(0, p, N, mem[1]));
+		child_put(c, getxattr(path, TRUSTED, value, sizeof(value)) > 0);
+	}
+}
+
+TEST_F(marks, trusted_counts_for_everybody)
+{
+	struct child c;
+
+	mark(self->path, TRUSTED, "none", 4);
+	child_start(&c, unprivileged_main, self->path);
+	for (int marked = 1; marked >= 0; marked--) {
+		if (!marked)
+			unmark(self->path, TRUSTED);
+		child_put(&c, 1);
+		EXPECT_EQ(0, (long)child_get(&c));
+		EXPECT_EQ(marked ? N : 0, child_get(&c));
+		EXPECT_EQ(marked ? 0 : N, child_get(&c));
+		EXPECT_EQ(marked ? 0 : N, child_get(&c));
+		/* It could not have found out by itself. */
+		EXPECT_EQ(0, child_get(&c));
+	}
+	child_end(&c);
+}
+
+/* What a file system without extended attributes has is free to move. */
+TEST(file_that_cannot_be_marked)
+{
+	struct page_migrate_result res;
+	int fd = pm_open(), file;
+	char value[8], *p, *copies;
+	size_t bad = 0;
+	long ret = 1;
+
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("ramfs", "/mnt", "ramfs", 0, NULL))
+		die("ramfs on /mnt");
+	file = open("/mnt/file", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_LE(0, file);
+	ASSERT_EQ(0, ftruncate(file, N * PAGE));
+	ASSERT_EQ(-1, fgetxattr(file, TRUSTED, value, sizeof(value)));
+	ASSERT_EQ(EOPNOTSUPP, errno);
+	ASSERT_EQ(-1, fgetxattr(file, USER, value, sizeof(value)));
+	ASSERT_EQ(EOPNOTSUPP, errno);
+	ASSERT_EQ(-1, fsetxattr(file, USER, "none", 4, 0));
+	ASSERT_EQ(EOPNOTSUPP, errno);
+	/* Only read: the kernel cannot move dirty pages of this file system. */
+	bind_to(mem[0]);
+	p = map_file(file, PROT_READ, MAP_SHARED);
+	bind_to(-1);
+	ASSERT_TRUE(all_on(0, p, N, &mem[0], 1));
+	for (int i = 0; i < 20 && ret > 0; i++) {
+		if (i)
+			usleep(50000);
+		ret = pm_move(fd, 0, p, N * PAGE, PAGE_MIGRATE_NEW_JOB, 1, &mem[0], &mem[1], &res);
+	}
+	EXPECT_EQ(0, ret) pm_print(&res);
+	EXPECT_EQ(0, res.exempt);
+	EXPECT_TRUE(all_on(0, p, N, &mem[1], 1));
+	for (size_t i = 0; i < N * PAGE; i++)
+		bad += p[i] != 0;
+	EXPECT_EQ(0, bad);
+	/* And the private copies of its pages. */
+	copies = map_file(file, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	bind_to(mem[0]);
+	fill(copies, N, 6);
+	bind_to(-1);
+	ASSERT_TRUE(all_on(0, copies, N, &mem[0], 1));
+	EXPECT_FALSE(all_stay(_metadata, fd, copies));
+	EXPECT_EQ(0, bad_pages(copies, N, 6));
+}
+
 /* Two files, one marked: the mark of one is not taken for the other's. */
 TEST_F(marks, only_the_marked_file)
 {
