@@ -491,13 +491,49 @@ TEST(mappings_of_other_kinds)
 	EXPECT_TRUE(policy_at_is(huge, MPOL_BIND, NODES(B, C)));
 }
 
+/* Room for the results of three pairs that cannot be written. */
+static const uint64_t only_read[3] = { 1, 2, 3 };
+
+/* Another user moves its parent, or wants to. */
+static void not_permitted(struct child *c, void *arg)
+{
+	int fd = pm_open();
+	pid_t pid = getppid();
+
+	drop_to(NOBODY);
+	child_put(c, pm_move(fd, pid, WHOLE, 0, CYCLE, arg));
+	child_put(c, pm_move(fd, pid, WHOLE, PAGE_MIGRATE_NEW_JOB, 1, &A, &B, arg));
+}
+
 TEST(a_refused_call_changes_none)
 {
 	struct row row = map_row(1, LEN);
 	int fd = pm_open(), none = nr_node_ids();
+	struct page_migrate_request req;
 	struct page_migrate_result res;
+	/* A list that begins well, and ends where nothing is mapped. */
+	char *edge = slot(&row, 0) + LEN * PAGE;
+	int *torn = (int *)edge - 2;
+	struct child c;
 
+	memcpy(torn, CYCLE_OLD, 2 * sizeof(int));
 	set_policy(slot(&row, 0), LEN, MPOL_BIND, NODES(A));
+	req = pm_req(0, WHOLE, 3, torn, CYCLE_NEW);
+	EXPECT_EQ(-EFAULT, pm_migrate(fd, &req));
+	req = pm_req(0, WHOLE, 3, CYCLE_OLD, torn);
+	EXPECT_EQ(-EFAULT, pm_migrate(fd, &req));
+	req = pm_req(0, WHOLE, 3, CYCLE_OLD, CYCLE_NEW);
+	req.moved_by_pair = (uintptr_t)edge - 8;
+	EXPECT_EQ(-EFAULT, pm_migrate(fd, &req));
+	/* It can be read, but not written. */
+	req.moved_by_pair = (uintptr_t)only_read;
+	EXPECT_EQ(-EFAULT, pm_migrate(fd, &req));
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), MPOL_BIND, NODES(A)));
+	child_start(&c, not_permitted, &res);
+	EXPECT_EQ(-EPERM, (long)child_get(&c));
+	EXPECT_EQ(-EPERM, (long)child_get(&c));
+	child_end(&c);
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), MPOL_BIND, NODES(A)));
 	EXPECT_EQ(-EINVAL, pm_move(fd, 0, WHOLE, 0, 1, &A, &none, &res));
 	EXPECT_EQ(-EINVAL, pm_move(fd, 0, WHOLE, 0, 2, ((int[]){ A, A }), CYCLE_NEW, &res));
 	EXPECT_EQ(-EINVAL, pm_move(fd, 0, WHOLE, 1U << 31, CYCLE, &res));
@@ -507,6 +543,30 @@ TEST(a_refused_call_changes_none)
 	EXPECT_TRUE(policy_at_is(slot(&row, 0), MPOL_BIND, NODES(A)));
 	ASSERT_EQ(0, pm_move(fd, 0, slot(&row, 0), LEN * PAGE, 0, CYCLE, &res));
 	EXPECT_EQ(1, res.policies);
+}
+
+/* The cpuset allows what the first entries want, but not the last. */
+TEST(nor_does_one_that_the_cpuset_refuses)
+{
+	struct row row = map_row(1, LEN);
+	struct page_migrate_result res;
+	int fd = pm_open();
+	char mems[32];
+	struct cg cg;
+
+	snprintf(mems, sizeof(mems), "%d,%d", A, B);
+	cg_make(&cg, "policy", mems);
+	cg_enter(&cg, getpid());
+	set_policy(slot(&row, 0), LEN, MPOL_BIND, NODES(A));
+	EXPECT_EQ(-EINVAL, pm_move(fd, 0, WHOLE, 0, CYCLE, &res));
+	EXPECT_EQ(-EINVAL, pm_move(fd, 0, WHOLE, 0, 1, &A, &Z, &res));
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), MPOL_BIND, NODES(A)));
+	/* What it allows is done. */
+	ASSERT_LE(0, pm_move(fd, 0, slot(&row, 0), LEN * PAGE, 0, 1, &A, &B, &res));
+	EXPECT_EQ(1, res.policies);
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), MPOL_BIND, NODES(B)));
+	cg_leave(getpid());
+	cg_remove(&cg);
 }
 
 TEST_HARNESS_MAIN
