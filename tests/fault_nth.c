@@ -97,6 +97,7 @@ static void note(struct seen *seen, long ret)
 
 enum kind {
 	ANON, THP, BOUND, SHMEM, HUGETLB, CACHE, PRIVATE_FILE, MARKED, POLICY_SHM, POLICY_TASK,
+	COPIED, LOCKED, SWAPPED, SECRET, MERGED,
 };
 
 FIXTURE(memory)
@@ -104,6 +105,7 @@ FIXTURE(memory)
 	char *p, path[128];
 	size_t npages;
 	int nth, file;
+	struct child child;
 };
 
 FIXTURE_VARIANT(memory)
@@ -122,6 +124,11 @@ VARIANT(private_file, PRIVATE_FILE);
 VARIANT(marked_file, MARKED);
 VARIANT(shared_policy, POLICY_SHM);
 VARIANT(task_policy, POLICY_TASK);
+VARIANT(shared_by_fork, COPIED);
+VARIANT(locked, LOCKED);
+VARIANT(half_in_swap, SWAPPED);
+VARIANT(secret, SECRET);
+VARIANT(merged, MERGED);
 
 static char *map_shared(size_t npages, int node)
 {
@@ -130,6 +137,67 @@ static char *map_shared(size_t npages, int node)
 	map_fixed(p, npages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	place_pages(p, npages, &node, 1);
 	return p;
+}
+
+/* A child that has all pages too, until one of both writes. */
+static void share(struct child *c, void *arg)
+{
+	const char *p = arg;
+
+	touch(p, N);
+	for (child_put(c, 0);;) {
+		child_get(c);
+		child_put(c, bad_pages(p, N, 1));
+	}
+}
+
+static char *map_secret(int node)
+{
+	int fd = syscall(SYS_memfd_secret, 0);
+	char *p;
+
+	if (fd < 0 || ftruncate(fd, N * PAGE))
+		die("memfd_secret");
+	p = mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		die("mmap of secret memory");
+	close(fd);
+	place_pages(p, N, &node, 1);
+	return p;
+}
+
+#define KSM "/sys/kernel/mm/ksm/"
+
+/* All of them become one page with many mappings. */
+static void merge(char *p)
+{
+	size_t same = 0;
+
+	for (int i = 0; i < N; i++)
+		fill(p + i * PAGE, 1, 1);
+	if (file_write(KSM "pages_to_scan", "1000") || file_write(KSM "sleep_millisecs", "5") ||
+	    file_write(KSM "run", "1") || madvise(p, N * PAGE, MADV_MERGEABLE))
+		die("ksm");
+	for (int i = 0; i < 3000 && same < N; i++) {
+		usleep(100000);
+		for (same = 0; same < N && pfn_of(p + same * PAGE) == pfn_of(p); same++)
+			;
+	}
+	if (same < N || !has_flag(p, KPF_KSM))
+		die("ksmd has not merged the pages");
+	file_write(KSM "run", "0");
+}
+
+/* Pages whose contents are not what they were. */
+static size_t damage(const char *p, size_t npages, enum kind kind)
+{
+	size_t bad = 0;
+
+	if (kind != MERGED)
+		return bad_pages(p, npages, 1);
+	for (size_t i = 0; i < npages; i++)
+		bad += bad_pages(p + i * PAGE, 1, 1);
+	return bad;
 }
 
 FIXTURE_SETUP(memory)
@@ -143,7 +211,21 @@ FIXTURE_SETUP(memory)
 	switch (variant->kind) {
 	case ANON:
 	case POLICY_TASK:
+	case COPIED:
+	case MERGED:
 		self->p = map_node(N, a);
+		break;
+	case LOCKED:
+		self->p = map_node(N, a);
+		if (mlock(self->p, N * PAGE))
+			die("mlock");
+		break;
+	case SWAPPED:
+		swap_start(self->path, sizeof(self->path), 4096);
+		self->p = map_node(N, a);
+		break;
+	case SECRET:
+		self->p = map_secret(a);
 		break;
 	case THP:
 		npages = HUGE * HPAGE_NR;
@@ -192,8 +274,14 @@ FIXTURE_SETUP(memory)
 	}
 	self->npages = npages;
 	fill(self->p, variant->kind == PRIVATE_FILE ? N / 2 : npages, 1);
+	if (variant->kind == MERGED)
+		merge(self->p);
 	if (!all_on(0, self->p, npages, &a, 1))
 		die("the pages are not where they should be");
+	if (variant->kind == COPIED) {
+		child_start(&self->child, share, self->p);
+		child_get(&self->child);
+	}
 	if (variant->kind == POLICY_TASK)
 		bind_to(a);
 }
@@ -203,6 +291,12 @@ FIXTURE_TEARDOWN(memory)
 	if (variant->kind == POLICY_TASK)
 		bind_to(-1);
 	munmap(self->p, self->npages * PAGE);
+	if (variant->kind == COPIED)
+		child_end(&self->child);
+	if (variant->kind == SWAPPED)
+		swap_end(self->path);
+	if (variant->kind == MERGED)
+		file_write(KSM "run", "2");
 	if (variant->kind == HUGETLB) {
 		node_pool(mem[0], "0");
 		node_pool(mem[1], "0");
@@ -225,6 +319,39 @@ static long move_all(int fd, const void *p, size_t len, int from, int to)
 		ret = pm_move(fd, 0, p, len, 0, 1, &from, &to, NULL);
 	}
 	return ret;
+}
+
+/* The half that can be in swap: what is not there was not brought in. */
+static size_t not_there(const char *p)
+{
+	size_t n = 0;
+
+	for (int i = 0; i < N; i++)
+		n += !pfn_of(p + i * PAGE);
+	return n;
+}
+
+/* The pages that stay whatever is asked of the kernel: whether a call says so. */
+static bool all_unmovable(int fd, const void *p, int from, int to)
+{
+	struct page_migrate_result res;
+
+	return pm_move(fd, 0, p, N * PAGE, 0, 1, &from, &to, &res) == N && res.unmovable == N;
+}
+
+/*
+ * A result that had poison in it: where there was no memory it is written all
+ * the same, and says where to go on.
+ */
+static bool told(const struct page_migrate_request *req)
+{
+	const struct page_migrate_result *res = &req->result;
+	uint64_t end = req->va_start + req->len;
+
+	/* The whole address space ends before that. */
+	if (end < req->va_start)
+		end = ~0ULL;
+	return !pm_is_poison(res) && res->resume_va >= req->va_start && res->resume_va <= end;
 }
 
 /* Each page with a policy is bound to one node, and that is a or b. */
@@ -250,14 +377,15 @@ static bool policies_are_whole(const char *p, int a, int b, int *node)
 
 TEST_F_TIMEOUT(memory, migrate, 900)
 {
-	bool marked = variant->kind == MARKED;
+	bool stays = variant->kind == MARKED || variant->kind == SECRET;
 	bool bound = variant->kind == BOUND || variant->kind == POLICY_SHM;
 	/* A task's policy is met only by a call for the whole process. */
 	bool whole = variant->kind == POLICY_TASK;
 	char *start = whole ? NULL : self->p;
 	size_t len = whole ? ~0UL : self->npages * PAGE;
 	const int a = mem[0], b = mem[1];
-	int to = marked ? a : b, node = -1;
+	int to = stays ? a : b, node = -1;
+	size_t swapped = 0;
 	struct seen seen = { };
 	bool happened = true;
 
@@ -266,37 +394,70 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 		int old[2] = { a, mem[2] }, new[2] = { b, b };
 		struct page_migrate_request req = pm_req(0, start, len, 2, old, new);
 		int fd = pm_open();
-		size_t there;
+		size_t there, gone = 0;
 		long ret;
 
+		if (variant->kind == SWAPPED) {
+			ASSERT_EQ(0, madvise(self->p, N / 2 * PAGE, MADV_PAGEOUT));
+			gone = not_there(self->p);
+			swapped += gone;
+		}
 		req.moved_by_pair = (uintptr_t)by_pair;
+		pm_poison(&req.result);
 		happened = WITH_FAULT(self->nth, n, ret, pm_migrate(fd, &req));
 		ASSERT_GT(MOST, n);
 		if (happened)
 			note(&seen, ret);
 		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
 			TH_LOG("failure %d: %ld", n, ret);
+		if (ret == -ENOMEM) {
+			ASSERT_TRUE(told(&req)) pm_print(&req.result);
+		}
 		/* Nothing is lost, and nothing has strayed. */
 		there = count_on(0, self->p, self->npages, b);
-		ASSERT_EQ(self->npages, there + count_on(0, self->p, self->npages, a))
+		ASSERT_EQ(self->npages - gone, there + count_on(0, self->p, self->npages, a))
 			TH_LOG("failure %d: %ld", n, ret);
-		if (marked) {
+		if (stays) {
 			ASSERT_EQ(0, there)
 				TH_LOG("failure %d: %ld", n, ret);
 		}
-		ASSERT_EQ(0, bad_pages(self->p, self->npages, 1))
+		if (variant->kind == SWAPPED) {
+			ASSERT_EQ(gone, not_there(self->p))
+				TH_LOG("failure %d: %ld", n, ret);
+			/* What is read back comes to where it was. */
+			bind_to(a);
+			touch(self->p, N);
+			bind_to(-1);
+		}
+		ASSERT_EQ(0, damage(self->p, self->npages, variant->kind))
 			TH_LOG("failure %d: %ld", n, ret);
 		if (bound) {
 			ASSERT_TRUE(policies_are_whole(self->p, a, b, &node))
 				TH_LOG("failure %d: %ld", n, ret);
 		}
 		/* The same call does the rest. */
-		ASSERT_EQ(0, move_all(fd, start, len, a, b))
-			TH_LOG("failure %d: %ld", n, ret);
+		if (variant->kind == SECRET) {
+			ASSERT_TRUE(ret < 0 || ret == N);
+			ASSERT_TRUE(all_unmovable(fd, self->p, a, b))
+				TH_LOG("failure %d: %ld", n, ret);
+		} else {
+			ASSERT_EQ(0, move_all(fd, start, len, a, b))
+				TH_LOG("failure %d: %ld", n, ret);
+		}
 		ASSERT_TRUE(all_on(0, self->p, self->npages, &to, 1))
 			TH_LOG("failure %d: %ld", n, ret);
 		ASSERT_TRUE(!bound || policies_are_whole(self->p, b, b, &node));
+		if (variant->kind == COPIED) {
+			/* Still one page for both. */
+			for (int i = 0; i < N; i++)
+				ASSERT_EQ(pfn_of(self->p + i * PAGE),
+					  pfn_of_pid(self->child.pid, self->p + i * PAGE));
+			child_put(&self->child, 1);
+			ASSERT_EQ(0, child_get(&self->child));
+		}
 		close(fd);
+		if (stays)
+			continue;
 		fd = pm_open();
 		ASSERT_EQ(0, move_all(fd, start, len, b, a));
 		close(fd);
@@ -306,6 +467,8 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 	       seen.nomem, seen.fault, seen.survived);
 	EXPECT_LT(0, seen.nomem);
 	EXPECT_LT(0, seen.fault);
+	if (variant->kind == SWAPPED)
+		EXPECT_LT(0, swapped);
 }
 
 TEST_F_TIMEOUT(memory, placement, 300)
@@ -365,12 +528,16 @@ TEST(other_process)
 		int fd = pm_open();
 		long ret;
 
+		pm_poison(&req.result);
 		happened = WITH_FAULT(nth, n, ret, pm_migrate(fd, &req));
 		ASSERT_GT(MOST, n);
 		if (happened)
 			note(&seen, ret);
 		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
 			TH_LOG("failure %d: %ld", n, ret);
+		if (ret == -ENOMEM) {
+			ASSERT_TRUE(told(&req)) pm_print(&req.result);
+		}
 		child_put(&c, 1);
 		ASSERT_EQ(0, child_get(&c));
 		/* Pages of libraries may be in use elsewhere: these are its own. */
@@ -439,15 +606,18 @@ TEST(file_and_info)
 	close(nth);
 }
 
-/* New pages fail at random, in many calls. */
+/*
+ * New pages fail at random, in many calls. In the last of them a page may go to
+ * another new node, if its own has none.
+ */
 TEST(random_pages)
 {
-	enum { MANY = 2048, CALLS = 20 };
+	enum { MANY = 2048, CALLS = 24, STRICT_CALLS = 20 };
 	const int nodes[] = { mem[0], mem[1], mem[2] };
 	/* A cycle, so that a page that moves twice is seen. */
 	const int next[] = { mem[1], mem[2], mem[0] };
-	uint64_t no_memory = 0, moved = 0;
-	int before[MANY], after[MANY];
+	uint64_t no_memory = 0, moved = 0, fallback = 0;
+	int before[MANY], after[MANY], final[MANY];
 	char *p = map_nodes(MANY, nodes, 3);
 
 	faults_prepare();
@@ -455,50 +625,68 @@ TEST(random_pages)
 	set_fault("fail_page_alloc", "task-filter", "Y");
 	for (int i = 0; i < CALLS; i++) {
 		struct page_migrate_result res;
+		unsigned int flags = i < STRICT_CALLS ? PAGE_MIGRATE_STRICT : 0;
+		size_t stayed = 0, went = 0, strayed = 0, said;
 		int fd = pm_open();
-		size_t stayed = 0, told;
 		long ret;
 
 		nodes_of(0, p, MANY, before);
 		set_fault("fail_page_alloc", "probability", i % 2 ? "50" : "5");
 		file_write("/proc/self/make-it-fail", "1");
-		ret = pm_move(fd, 0, p, MANY * PAGE, PAGE_MIGRATE_STRICT, 3, nodes, next, &res);
+		ret = pm_move(fd, 0, p, MANY * PAGE, flags, 3, nodes, next, &res);
 		file_write("/proc/self/make-it-fail", "0");
 		set_fault("fail_page_alloc", "probability", "0");
 		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM)
 			TH_LOG("call %d: %ld", i, ret);
+		ASSERT_FALSE(pm_is_poison(&res));
 		nodes_of(0, p, MANY, after);
 		for (int k = 0; k < MANY; k++) {
 			int to = before[k] == nodes[0] ? next[0] :
 				 before[k] == nodes[1] ? next[1] : next[2];
 
 			stayed += after[k] == before[k];
-			ASSERT_TRUE(after[k] == before[k] || after[k] == to)
+			went += after[k] == to;
+			strayed += after[k] != before[k] && after[k] != to;
+			ASSERT_TRUE(after[k] == nodes[0] || after[k] == nodes[1] ||
+				    after[k] == nodes[2])
 				TH_LOG("call %d, page %d: %d to %d", i, k, before[k], after[k]);
 		}
-		told = stayed;
+		said = stayed;
 		/* Without bookkeeping it has ended early: the counts are of a part. */
-		if (ret != -ENOMEM || res.no_memory)
-			told = res.no_memory + pm_left(&res);
-		EXPECT_EQ(stayed, told) pm_print(&res);
+		if (ret != -ENOMEM || res.no_memory) {
+			said = res.no_memory + pm_left(&res);
+			EXPECT_EQ(went, res.moved) pm_print(&res);
+			EXPECT_EQ(strayed, res.moved_fallback) pm_print(&res);
+		}
+		EXPECT_EQ(stayed, said) pm_print(&res);
+		if (flags)
+			ASSERT_EQ(0, strayed);
 		no_memory += res.no_memory;
 		moved += res.moved;
+		fallback += strayed;
 		ASSERT_EQ(0, bad_pages(p, MANY, 5));
 		/* The same call finishes what is left, and moves nothing twice. */
 		ret = 1;
 		for (int k = 0; k < 20 && ret > 0; k++)
-			ret = pm_move(fd, 0, p, MANY * PAGE, PAGE_MIGRATE_STRICT, 3, nodes, next,
-				      NULL);
+			ret = pm_move(fd, 0, p, MANY * PAGE, flags, 3, nodes, next, NULL);
 		ASSERT_EQ(0, ret);
-		nodes_of(0, p, MANY, after);
-		ASSERT_TRUE(all_mapped(before, after, MANY, 3, nodes, next));
+		nodes_of(0, p, MANY, final);
+		for (int k = 0; k < MANY; k++) {
+			int to = before[k] == nodes[0] ? next[0] :
+				 before[k] == nodes[1] ? next[1] : next[2];
+
+			ASSERT_EQ(after[k] == before[k] ? to : after[k], final[k])
+				TH_LOG("call %d, page %d was on %d", i, k, before[k]);
+		}
 		close(fd);
 	}
 	ASSERT_EQ(0, bad_pages(p, MANY, 5));
 	ASSERT_EQ(0, nr_isolated());
 	set_fault("fail_page_alloc", "task-filter", "N");
-	TH_LOG("%llu pages moved, %llu found no memory", (long long)moved, (long long)no_memory);
+	TH_LOG("%llu pages moved, %llu found no memory, %llu another node", (long long)moved,
+	       (long long)no_memory, (long long)fallback);
 	EXPECT_LT(0, no_memory);
+	EXPECT_LT(0, fallback);
 }
 
 TEST_HARNESS_MAIN
