@@ -160,4 +160,89 @@ TEST(target_swaps)
 	close(fd);
 }
 
+/* Free pages of swap. */
+static long swap_free(void)
+{
+	char text[4096], *at;
+
+	if (file_read("/proc/meminfo", text, sizeof(text)))
+		die("/proc/meminfo");
+	at = strstr(text, "SwapFree:");
+	if (!at)
+		die("no SwapFree");
+	return atol(at + 9) / (long)(PAGE / 1024);
+}
+
+/* Pages of swap that may be left: each CPU keeps some for itself. */
+enum { FEW = 64 };
+
+/* Takes the rest of swap, with memory of its own. */
+static void take_swap(struct child *c, void *arg)
+{
+	enum { CHUNK = 32 };
+	char *p = lazy_map(2 * N, MADV_NOHUGEPAGE);
+
+	(void)arg;
+	for (size_t i = 0; i < 2 * N && swap_free() > FEW; i += CHUNK) {
+		memset(p + i * PAGE, 1, CHUNK * PAGE);
+		if (madvise(p + i * PAGE, CHUNK * PAGE, MADV_PAGEOUT))
+			die("MADV_PAGEOUT");
+	}
+	child_put(c, swap_free());
+}
+
+/*
+ * Half of the target is in swap, which is full, and the target is at its limit:
+ * not a page can go out for one that comes in. What is there moves all the same,
+ * and what is not there is not brought in. It sleeps meanwhile: would it read,
+ * the kernel would kill it without our help.
+ */
+TEST(swap_is_full)
+{
+	struct tight t = { };
+	struct child rest;
+	int fd = pm_open();
+	char path[64];
+	size_t there;
+	long in_swap;
+
+	swap_start(path, sizeof(path), N);
+	tight_start(&t);
+	limit(&t.cg, "memory.max", cg_number(&t.cg, "memory.current", NULL) - N / 2 * (long)PAGE);
+	in_swap = cg_number(&t.cg, "memory.swap.current", NULL);
+	ASSERT_LT(N / 4 * (long)PAGE, in_swap);
+	child_start(&rest, take_swap, NULL);
+	ASSERT_GE(FEW, (long)child_get(&rest));
+	there = present_pages(t.child.pid, t.p, N);
+	ASSERT_LT(N / 4, there);
+	ASSERT_GT(N, there);
+	for (int i = 0; i < ROUNDS; i++) {
+		int from = mem[i % 2], to = mem[!(i % 2)];
+		long ret = 1;
+
+		for (int k = 0; k < 20 && ret > 0; k++)
+			ret = pm_move(fd, t.child.pid, t.p, N * PAGE, 0, 1, &from, &to, NULL);
+		ASSERT_EQ(0, ret);
+		EXPECT_EQ(there, count_on(t.child.pid, t.p, N, to));
+		EXPECT_EQ(there, present_pages(t.child.pid, t.p, N));
+		EXPECT_GE(FEW, swap_free());
+	}
+	EXPECT_EQ(in_swap, cg_number(&t.cg, "memory.swap.current", NULL));
+	EXPECT_EQ(0, cg_number(&t.cg, "memory.events", "oom_kill "));
+	TH_LOG("%zu pages moved to and fro, %ld in swap, %ld free there", there,
+	       in_swap / (long)PAGE, swap_free());
+	/* With room in swap, it can read all it has. */
+	child_end(&rest);
+	for (int i = 0; i < 600 && swap_free() < N / 4; i++)
+		usleep(100000);
+	ASSERT_LE(N / 4, swap_free());
+	child_put(&t.child, 0);
+	EXPECT_EQ(0, child_get(&t.child));
+	EXPECT_EQ(0, cg_number(&t.cg, "memory.events", "oom_kill "));
+	tight_end(&t);
+	swap_end(path);
+	EXPECT_EQ(0, nr_isolated());
+	close(fd);
+}
+
 TEST_HARNESS_MAIN
