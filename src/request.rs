@@ -280,13 +280,20 @@ fn field(arg: usize, offset: usize) -> Result<u64> {
 ///
 /// `EFAULT`.
 pub(crate) fn tell_nothing_done(arg: usize) -> Result {
-    let va_start = field(arg, core::mem::offset_of!(uapi::Request, va_start))?;
-    let result = field(arg, core::mem::offset_of!(uapi::Request, result))?;
+    let raw: uapi::Request = user_slice::<uapi::Request>(arg as u64, 1)?
+        .reader()
+        .read()?;
+    let reply = Reply {
+        result: field(arg, core::mem::offset_of!(uapi::Request, result))?,
+        by_pair: raw.moved_by_pair,
+        pairs: usize::try_from(raw.count)?.min(node::count()),
+    };
     let nothing = uapi::CallResult {
-        resume_va: user_slice::<u64>(va_start, 1)?.reader().read()?,
+        resume_va: raw.va_start,
         ..uapi::CallResult::default()
     };
-    write_result(result, &nothing)
+    reply.clear_pairs()?;
+    write_result(reply.result, &nothing)
 }
 
 fn write_result(address: u64, result: &uapi::CallResult) -> Result {
@@ -310,17 +317,22 @@ impl Reply {
     ///
     /// `EFAULT`.
     pub(crate) fn probe(&self) -> Result {
+        self.clear_pairs()?;
+        // What is there stays until there is something to say.
+        let before = user_slice::<uapi::CallResult>(self.result, 1)?
+            .reader()
+            .read()?;
+        write_result(self.result, &before)
+    }
+
+    fn clear_pairs(&self) -> Result {
         if self.by_pair != 0 {
             let mut writer = user_slice::<u64>(self.by_pair, self.pairs)?.writer();
             for _ in 0..self.pairs {
                 writer.write(&0u64)?;
             }
         }
-        // What is there stays until there is something to say.
-        let before = user_slice::<uapi::CallResult>(self.result, 1)?
-            .reader()
-            .read()?;
-        write_result(self.result, &before)
+        Ok(())
     }
 
     /// Writes the results.

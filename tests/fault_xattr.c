@@ -59,6 +59,9 @@ static void (*meanwhile)(void);
 /* The server has no extended attributes at all. */
 static bool knows_no_marks;
 
+/* Whose the server and the target are. */
+static uid_t owner;
+
 static bool wait_for(const _Atomic int *counter, int value)
 {
 	for (int i = 0; i < LONG * patience() && *counter < value; i++)
@@ -238,9 +241,12 @@ static void *session_run(void *se)
 
 static void be_server(struct child *c, void *arg)
 {
-	struct fuse_session *se = session_start();
+	struct fuse_session *se;
 
 	(void)arg;
+	if (owner)
+		drop_to(owner);
+	se = session_start();
 	child_put(c, 0);
 	session_run(se);
 }
@@ -369,6 +375,8 @@ static void obey(const struct scene *s, struct child *c)
 
 static void be_target(struct child *c, void *arg)
 {
+	if (owner)
+		drop_to(owner);
 	map_area(arg);
 	obey(arg, c);
 }
@@ -444,6 +452,9 @@ static void scene_start(struct scene *s, int prot, bool both)
 	}
 	child_start(&s->target, both ? be_both : be_target, s);
 	child_get(&s->target);
+	/* We may not even look at another's. */
+	if (owner)
+		return;
 	if (stat(MNT, &st))
 		die(MNT);
 	s->connection = minor(st.st_dev);
@@ -820,6 +831,36 @@ TEST(marks_of_writable_mappings)
 	answer(1, TRUSTED, 0, "LiB", 3);
 	there_and_back(_metadata, &s, true, false);
 	scene_end(_metadata, &s);
+}
+
+/*
+ * FUSE lets nobody but the user who has mounted a file system ask its server,
+ * not even root: it need not answer.
+ */
+TEST(server_of_another_user)
+{
+	struct scene s;
+
+	owner = NOBODY;
+	if (chmod("/dev/fuse", 0666) || chown(MNT, NOBODY, NOBODY))
+		die("FUSE for a user");
+	scene_start(&s, PROT_READ, false);
+	for (int i = 0; i < FILES; i++) {
+		hold(i, true);
+		answer(i, TRUSTED, 0, "none", 4);
+	}
+	move_all(_metadata, &s, 0, 1, 0);
+	landed(_metadata, &s, false, false);
+	EXPECT_EQ(0, server->asked[0][TRUSTED] + server->asked[0][USER]);
+	/* The user can ask it. */
+	for (int i = 0; i < FILES; i++)
+		hold(i, false);
+	EXPECT_LE(0, tell(&s, MOVE_BACK));
+	EXPECT_LT(0, server->asked[0][TRUSTED]);
+	EXPECT_TRUE(all_on(s.target.pid, file_of(&s, 0), N, &mem[1], 1));
+	EXPECT_TRUE(all_on(s.target.pid, part(&s, 0), N, &mem[0], 1));
+	scene_end(_metadata, &s);
+	chown(MNT, 0, 0);
 }
 
 /*
