@@ -154,6 +154,7 @@ static void many_threads(struct child *c, void *arg)
 /* As many files, every eighth of them marked. */
 static void many_files(struct child *c, void *arg)
 {
+	const int where[8] = { mem[0], mem[2], mem[2], mem[2], mem[2], mem[2], mem[2], mem[2] };
 	char *p = reserve(FILES);
 	char path[64];
 
@@ -176,8 +177,7 @@ static void many_files(struct child *c, void *arg)
 	drop_to(NOBODY);
 	whole_process(c);
 	/* None has got lost among so many. */
-	child_put(c, all_on(0, p, FILES, (int[]){ mem[0], mem[2], mem[2], mem[2], mem[2], mem[2],
-						  mem[2], mem[2] }, 8));
+	child_put(c, all_on(0, p, FILES, where, 8));
 }
 
 /* more: what the target is to say at the end, if anything. */
@@ -378,7 +378,7 @@ static void *mapper(void *arg)
 		if (now() - begin > m->most)
 			m->most = now() - begin;
 		atomic_fetch_add(&m->rounds, 1);
-		usleep(1000);
+		usleep(100);
 	}
 	return NULL;
 }
