@@ -210,12 +210,13 @@ impl Batch {
 
     /// Counts what became of each folio, by reason and by pair, and empties the batch.
     ///
-    /// Calls `short` with each pair of which a folio found no room.
+    /// Calls `short` with the pair, the first frame and the number of pages of each folio that found
+    /// no room.
     pub(crate) fn settle(
         &mut self,
         counts: &mut Counts,
         by_pair: &mut [u64],
-        mut short: impl FnMut(usize),
+        mut short: impl FnMut(usize, usize, u64),
     ) {
         for entry in self.entries.iter() {
             let mut moved = entry.counted;
@@ -225,7 +226,7 @@ impl Batch {
                 let left = left.min(moved);
                 if left > 0 {
                     if reason == Reason::NoMemory {
-                        short(entry.pair);
+                        short(entry.pair, entry.pfn, entry.nr_pages);
                     }
                     moved = moved.saturating_sub(left);
                     first = first.or(Some(reason));

@@ -181,6 +181,9 @@ struct Call<'a> {
     move_shared: bool,
     drains: u32,
     drained: bool,
+    /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
+    /// be in any frame, on an old node, too: it must not be taken for one of these.
+    waiting: Pin<KBox<Frames>>,
     /// For each pair the address from which on some of its pages found no room.
     short_from: KVVec<Option<usize>>,
     /// Pages that could still be moved.
@@ -259,6 +262,7 @@ fn migrate(
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         drains: 0,
         drained: false,
+        waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: 0,
         outcome: Outcome {
@@ -373,7 +377,7 @@ impl Call<'_> {
             marks: &self.marks,
             move_shared: self.move_shared,
             only: match mode {
-                Mode::Rescue(pair) => Some(pair),
+                Mode::Rescue(pair) => Some((pair, &*self.waiting)),
                 _ => None,
             },
             lists: moving.then_some(&mut self.lists),
@@ -451,17 +455,19 @@ impl Call<'_> {
         }
         if mode == Mode::Remnant {
             let mut met = Counts::default();
-            self.batch.settle(&mut met, &mut [], |_| {});
+            self.batch.settle(&mut met, &mut [], |_, _, _| {});
             self.remnant = self.remnant.saturating_add(met.all_met());
             return Ok(());
         }
-        let short_from = &mut self.short_from;
+        let (short_from, waiting) = (&mut self.short_from, &self.waiting);
         let counts = match mode {
             Mode::Rescue(_) => &mut second,
             _ => &mut self.outcome.counts,
         };
         self.batch
-            .settle(counts, &mut self.outcome.by_pair, |pair| {
+            .settle(counts, &mut self.outcome.by_pair, |pair, pfn, nr_pages| {
+                // Without memory for it, it stays where it is.
+                let _ = waiting.mark(pfn, nr_pages as usize);
                 if let Some(from) = short_from.get_mut(pair) {
                     from.get_or_insert(at);
                 }

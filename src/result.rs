@@ -56,13 +56,9 @@ impl Counts {
     pub(crate) fn rescued(&mut self, second: &Self) {
         self.moved(second.all_moved(), second.0.moved_fallback);
         self.stay(Reason::AlreadyMoved, second.0.already_moved);
-        let mut rest = second.all_moved().saturating_add(second.0.already_moved);
-        // What moved now was without room before, or else busy.
-        for count in [&mut self.0.no_memory, &mut self.0.busy] {
-            let taken = rest.min(*count);
-            *count = count.saturating_sub(taken);
-            rest = rest.saturating_sub(taken);
-        }
+        // What moved now was without room before.
+        let rest = second.all_moved().saturating_add(second.0.already_moved);
+        self.0.no_memory = self.0.no_memory.saturating_sub(rest);
     }
 
     /// Sets right how many pages are without room: no more than `pages`. The others were met

@@ -39,8 +39,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) marks: &'a Marks,
     /// Pages that other processes map may move too.
     pub(crate) move_shared: bool,
-    /// Take pages of this pair only, and count none: they have been counted.
-    pub(crate) only: Option<usize>,
+    /// Take pages of this pair in these frames only, and count none: they have been counted.
+    pub(crate) only: Option<(usize, &'a Frames)>,
     /// Where isolated folios go; `None` to leave them alone.
     pub(crate) lists: Option<&'a mut Lists>,
     pub(crate) batch: &'a mut Batch,
@@ -122,7 +122,10 @@ impl Visitor for Collector<'_> {
         let Some(pair) = self.map.pair(mapped.node()) else {
             return self.stay(mapped, Reason::InPlace);
         };
-        if self.only.is_some_and(|only| only != pair) {
+        if self
+            .only
+            .is_some_and(|(only, frames)| only != pair || !frames.contains(mapped.pfn()))
+        {
             return FolioStep::On;
         }
         if let Some(reason) = self.obstacle(mapped) {
