@@ -24,14 +24,6 @@
 /* What the target can do during each call, at least. */
 #define ROUNDS 5UL
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 /* All of this process, as nobody: one move, one look, one dry run. */
 #define CALLS 4
 

@@ -793,38 +793,6 @@ TEST_F(errors, eintr)
 	EXPECT_EQ(isolated, nr_isolated());
 }
 
-struct killer {
-	pid_t pid;
-	int fd, delay_ms;
-};
-
-static bool has_moved(int fd)
-{
-	char path[64], text[1024], *at;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (file_read(path, text, sizeof(text)))
-		die("%s", path);
-	at = strstr(text, "moved:");
-	if (!at)
-		die("no moved: in %s", path);
-	return atol(at + 6) > 0;
-}
-
-/* After some time, or in the middle: as soon as the first pages have moved. */
-static void *kill_later(void *arg)
-{
-	struct killer *k = arg;
-
-	if (k->delay_ms >= 0)
-		usleep(k->delay_ms * 1000);
-	else
-		for (int i = 0; i < 20000 && !has_moved(k->fd); i++)
-			usleep(100);
-	kill(k->pid, SIGKILL);
-	return NULL;
-}
-
 static void big_main(struct child *c, void *arg)
 {
 	child_put(c, (uintptr_t)map_node(*(size_t *)arg, mem[1]));
@@ -845,7 +813,7 @@ TEST_F(errors, target_exits_during_the_call)
 	for (size_t i = 0; i < ARRAY_LEN(delays) + TRIES; i++) {
 		struct page_migrate_result res;
 		struct child c;
-		struct killer k = { .fd = pm_open(), .delay_ms = -1 };
+		struct killer k = { .fd = pm_open(), .after_us = -1 };
 		pthread_t t;
 		char *p;
 
@@ -853,8 +821,8 @@ TEST_F(errors, target_exits_during_the_call)
 		p = (char *)child_get(&c);
 		k.pid = c.pid;
 		if (i < ARRAY_LEN(delays))
-			k.delay_ms = delays[i];
-		ASSERT_EQ(0, pthread_create(&t, NULL, kill_later, &k));
+			k.after_us = delays[i] * 1000L;
+		ASSERT_EQ(0, pthread_create(&t, NULL, kill_in_call, &k));
 		ret = pm_move(k.fd, c.pid, p, big * PAGE, 0, 1, &mem[1], &mem[2], &res);
 		pthread_join(t, NULL);
 		ASSERT_EQ(c.pid, waitpid(c.pid, NULL, 0));

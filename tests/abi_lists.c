@@ -15,14 +15,6 @@
 /* Groups of nodes with room: the first ones hold the kernel. */
 enum { SOURCES = 40, TARGETS = 60, SPARE = 80, SOME = 8, EACH = 600, N = SOME * EACH };
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 FIXTURE(lists)
 {
 	int n, fd, old[MAX_NODES], new[MAX_NODES];

@@ -441,14 +441,6 @@ static void callers_end(struct __test_metadata *_metadata, struct child *callers
 	EXPECT_LT(0, b->answers[1]);
 }
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 FIXTURE(offline) {
 	int fd;
 };

@@ -556,14 +556,6 @@ void job_quiet_machine(void)
 	file_write("/sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "0");
 }
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 void job_play_syscall(struct job_play *play, const struct job_shape *shape)
 {
 	struct job_record before, after;

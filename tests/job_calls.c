@@ -19,14 +19,6 @@
 #define SHIFT_OLD NODES(mem[0], mem[1])
 #define SHIFT_NEW NODES(mem[1], mem[2])
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 static uint64_t fdinfo(pid_t pid, int fd, const char *key)
 {
 	char path[64], buf[4096], *p;
@@ -736,23 +728,6 @@ TEST_F(calls, exit_between_calls)
 	child_end(&c[2]);
 }
 
-struct killer {
-	pid_t pid;
-	int fd;
-};
-
-/* Kills the target as soon as the first of its pages have moved. */
-static void *kill_in_the_middle(void *arg)
-{
-	const struct killer *k = arg;
-	double begin = now();
-
-	while (!fdinfo(getpid(), k->fd, "moved:") && now() - begin < 20)
-		;
-	kill(k->pid, SIGKILL);
-	return NULL;
-}
-
 /* One that exits in the middle of its call: the job goes on with the others. */
 TEST_F(calls, exit_during_a_call)
 {
@@ -762,7 +737,7 @@ TEST_F(calls, exit_during_a_call)
 	for (int i = 0; i < TRIES && !hits; i++) {
 		struct family f = { .npages = SHARED, .own = OWN };
 		struct page_migrate_result res;
-		struct killer k = { .fd = pm_open() };
+		struct killer k = { .fd = pm_open(), .after_us = -1 };
 		struct child c[2];
 		pthread_t t;
 		long ret, before;
@@ -772,7 +747,7 @@ TEST_F(calls, exit_during_a_call)
 		child_start(&c[1], family_child, &f);
 		child_get(&c[1]);
 		k.pid = c[0].pid;
-		ASSERT_EQ(0, pthread_create(&t, NULL, kill_in_the_middle, &k));
+		ASSERT_EQ(0, pthread_create(&t, NULL, kill_in_call, &k));
 		ret = pm_move(k.fd, c[0].pid, WHOLE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
 		EXPECT_TRUE(ret >= 0 || ret == -ESRCH) TH_LOG("returned %ld", ret);
 		pthread_join(t, NULL);

@@ -8,14 +8,6 @@
 #include <stdatomic.h>
 #include <time.h>
 
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 /* What a busy target counts, in memory that it shares with the test. */
 struct busy {
 	atomic_ulong rounds, maps, forks, errors;
@@ -178,39 +170,6 @@ static void large_child(struct child *c, void *arg)
 	child_put(c, bad_pages(p, LARGE, 1));
 }
 
-struct killer {
-	pid_t pid;
-	int fd, after_us;
-};
-
-static bool has_moved(int fd)
-{
-	char path[64], text[1024], *at;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (file_read(path, text, sizeof(text)))
-		die("%s", path);
-	at = strstr(text, "moved:");
-	if (!at)
-		die("no moved: in %s", path);
-	return atol(at + 6) > 0;
-}
-
-/* After some time, or in the middle: as soon as the first pages have moved. */
-static void *kill_after(void *arg)
-{
-	const struct killer *k = arg;
-	double begin = now();
-
-	if (k->after_us >= 0)
-		usleep(k->after_us);
-	else
-		while (!has_moved(k->fd) && now() - begin < 20)
-			;
-	kill(k->pid, SIGKILL);
-	return NULL;
-}
-
 TEST(target_dies_during_the_call)
 {
 	static const int after[] = { 100, 3000, 10000, 30000, 60000, 100000, 200000 };
@@ -230,7 +189,7 @@ TEST(target_dies_during_the_call)
 		k = (struct killer){ .pid = c.pid, .fd = fd, .after_us = -1 };
 		if (i < ARRAY_LEN(after))
 			k.after_us = after[i];
-		ASSERT_EQ(0, pthread_create(&t, NULL, kill_after, &k));
+		ASSERT_EQ(0, pthread_create(&t, NULL, kill_in_call, &k));
 		ret = pm_move(fd, c.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 2,
 			      SWAP_OLD, SWAP_NEW, &res);
 		EXPECT_TRUE(ret >= 0 || ret == -ESRCH) TH_LOG("returned %ld", ret);

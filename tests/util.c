@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define NODE_DIR "/sys/devices/system/node"
 
@@ -643,6 +644,41 @@ long nr_isolated(void)
 			usleep(50000);
 	}
 	return least;
+}
+
+double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static bool has_moved(int fd)
+{
+	char path[64], text[1024], *at;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	at = strstr(text, "moved:");
+	if (!at)
+		die("no moved: in %s", path);
+	return atol(at + 6) > 0;
+}
+
+void *kill_in_call(void *killer)
+{
+	const struct killer *k = killer;
+	double begin = now();
+
+	if (k->after_us >= 0)
+		usleep(k->after_us);
+	else
+		while (!has_moved(k->fd) && now() - begin < 20)
+			;
+	kill(k->pid, SIGKILL);
+	return NULL;
 }
 
 void drop_to(uid_t uid)

@@ -139,6 +139,9 @@ void tracefs_mount(void);
 int file_write(const char *path, const char *text);
 int file_read(const char *path, char *buf, size_t size);
 
+/* Seconds of a clock that only goes on. */
+double now(void);
+
 /*
  * Processes.
  */
@@ -146,6 +149,18 @@ int file_read(const char *path, char *buf, size_t size);
 void drop_to(uid_t uid);
 /* Gives up one capability of the effective, permitted and bounding sets. */
 void drop_cap(int cap);
+
+struct killer {
+	pid_t pid;
+	int fd;
+	long after_us;
+};
+
+/*
+ * For a thread: kills a process after some time, or, where that is negative, as
+ * soon as the first pages of a call on fd have moved.
+ */
+void *kill_in_call(void *killer);
 
 struct child {
 	pid_t pid;
