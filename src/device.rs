@@ -43,15 +43,18 @@ const MODE: u16 = 0o666;
 /// The registered device.
 ///
 /// [`MiscDeviceRegistration`] knows no mode, and the node in `/dev` is made while a device is being
-/// registered. So this registers the same C structure, with the mode filled in.
+/// registered. In Linux 7.2 it knows no owner either: then an open file would not keep the module. So
+/// this registers the same C structures, with both filled in.
 ///
 /// # Invariants
 ///
-/// `inner` is registered by `misc_register()` and comes from [`MiscDeviceOptions::into_raw`].
+/// `inner` is registered by `misc_register()`, comes from [`MiscDeviceOptions::into_raw`], and has
+/// `fops` as its operations.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Registration {
     #[pin]
     inner: Opaque<kernel::bindings::miscdevice>,
+    fops: KBox<kernel::bindings::file_operations>,
 }
 
 // SAFETY: A device may be deregistered on any thread.
@@ -60,21 +63,32 @@ unsafe impl Send for Registration {}
 unsafe impl Sync for Registration {}
 
 impl Registration {
-    /// Registers the device.
-    pub(crate) fn new() -> impl PinInit<Self, Error> {
+    /// Registers the device. Its open files keep `module`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(module: &'static ThisModule) -> Result<impl PinInit<Self, Error>> {
         let options = MiscDeviceOptions {
             name: c"page_migrate",
         };
-        try_pin_init!(Self {
+        let mut device = options.into_raw::<Handle>();
+        // SAFETY: It points to the operations of `Handle`, which are a constant.
+        let fops = unsafe { *device.fops };
+        let mut fops = KBox::new(fops, GFP_KERNEL)?;
+        fops.owner = module.as_ptr();
+        device.fops = &raw const *fops;
+        device.mode = MODE;
+        Ok(try_pin_init!(Self {
             inner <- Opaque::try_ffi_init(move |slot: *mut kernel::bindings::miscdevice| {
-                let mut device = options.into_raw::<Handle>();
-                device.mode = MODE;
                 // SAFETY: The initializer can write to the slot.
                 unsafe { slot.write(device) };
                 // SAFETY: The slot is pinned, and deregistered before it goes.
                 to_result(unsafe { kernel::bindings::misc_register(slot) })
             }),
-        }? Error)
+            // It stays where it is while the box moves.
+            fops,
+        }? Error))
     }
 }
 

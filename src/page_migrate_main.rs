@@ -44,10 +44,10 @@ struct PageMigrateModule {
 }
 
 impl kernel::InPlaceModule for PageMigrateModule {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _kernel: shim::Kernel::bind()?,
-            _device <- device::Registration::new(),
+            _device <- device::Registration::new(module)?,
         })
     }
 }

@@ -1013,7 +1013,7 @@ static void freeze(const struct cg *cg)
 	if (cg_set((struct cg *)cg, "cgroup.freeze", "1"))
 		die("cgroup.freeze");
 	snprintf(path, sizeof(path), "%s/cgroup.events", cg->path);
-	for (int i = 0; i < 1000 && !strstr(text, "frozen 1"); i++) {
+	for (int i = 0; i < 1000 * patience() && !strstr(text, "frozen 1"); i++) {
 		usleep(10000);
 		if (file_read(path, text, sizeof(text)))
 			die("%s", path);
