@@ -165,7 +165,7 @@ TEST_F(placement, zero_pages)
 				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	ASSERT_NE(MAP_FAILED, (void *)p);
-	ASSERT_EQ(0, madvise((void *)p, 8 * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise((void *)p, 8 * PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < 8; i++)
 		ASSERT_EQ(0, p[i * PAGE]);
 	ASSERT_TRUE(pagemap_of(0, (void *)p) >> 63);

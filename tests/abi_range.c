@@ -239,7 +239,7 @@ TEST_F(range, several_mappings)
 	ASSERT_NE(MAP_FAILED, mmap(base + N * PAGE, N * PAGE, PROT_READ | PROT_WRITE,
 				   MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	ASSERT_EQ(0, mprotect(base + 2 * N * PAGE, N * PAGE, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(0, madvise(base, 3 * N * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise(base, 3 * N * PAGE, MADV_NOHUGEPAGE));
 	place_pages(base, 3 * N, &mem[0], 1);
 	fill(base, 3 * N, 4);
 	ASSERT_EQ(0, mprotect(base + 2 * N * PAGE, N * PAGE, PROT_READ));
@@ -301,7 +301,7 @@ TEST_F(range, not_counted)
 
 	zero = mmap(NULL, 8 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)zero);
-	ASSERT_EQ(0, madvise(zero, 8 * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise(zero, 8 * PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < 8; i++)
 		ASSERT_EQ(0, ((volatile char *)zero)[i * PAGE]);
 	ASSERT_TRUE(pagemap_of(0, zero) >> 63);

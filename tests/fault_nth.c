@@ -228,6 +228,7 @@ FIXTURE_SETUP(memory)
 		self->p = map_secret(a);
 		break;
 	case THP:
+		NEED_THP();
 		npages = HUGE * HPAGE_NR;
 		self->p = map_thp(HUGE, a);
 		break;

@@ -151,7 +151,7 @@ static void area_make(struct area *a, enum kind k, int node)
 	}
 	map_fixed(p, n, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (k == ANON || k == HUGE_PAGES)
-		madvise(p, n * PAGE, k == ANON ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+		advise(p, n * PAGE, k == ANON ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
 	bind_to(node);
 	for (size_t i = 0; i < n; i++) {
 		a->seed[i] = i;

@@ -275,7 +275,7 @@ static char *file_of(const struct scene *s, int file)
 static void *memory(char *at)
 {
 	map_fixed(at, N, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	madvise(at, N * PAGE, MADV_NOHUGEPAGE);
+	advise(at, N * PAGE, MADV_NOHUGEPAGE);
 	place_pages(at, N, &mem[0], 1);
 	return at;
 }

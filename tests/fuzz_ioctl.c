@@ -127,14 +127,14 @@ static char *region_make(unsigned int seed)
 	char *p = reserve(REGION_PAGES);
 
 	map_fixed(p, SMALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (madvise(p, SMALL * PAGE, MADV_NOHUGEPAGE))
+	if (advise(p, SMALL * PAGE, MADV_NOHUGEPAGE))
 		die("madvise");
 	place_pages(p, SMALL, mem, nr_mem);
 	fill(p, SMALL, seed);
 	map_fixed(p + HUGE_AT, HPAGE_NR, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		  -1, 0);
 	/* No huge page is no fault: then there are 512 small ones. */
-	madvise(p + HUGE_AT, HPAGE, MADV_HUGEPAGE);
+	advise(p + HUGE_AT, HPAGE, MADV_HUGEPAGE);
 	bind_to(mem[seed % nr_mem]);
 	fill(p + HUGE_AT, HPAGE_NR, seed + 1);
 	bind_to(-1);

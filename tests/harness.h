@@ -31,4 +31,10 @@ static inline int pm_patient_poll(struct pollfd *fds, nfds_t n, int ms)
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 240
 
+/* For tests that are about huge pages. */
+#define NEED_THP() do { \
+	if (!has_thp()) \
+		SKIP(return, "no transparent huge pages"); \
+} while (0)
+
 #endif

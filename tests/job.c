@@ -44,7 +44,7 @@ static void *map_own(size_t npages)
 	void *p = mmap(NULL, npages * PAGE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (p == MAP_FAILED || madvise(p, npages * PAGE, MADV_NOHUGEPAGE))
+	if (p == MAP_FAILED || advise(p, npages * PAGE, MADV_NOHUGEPAGE))
 		die("mmap of %zu pages", npages);
 	return p;
 }

@@ -111,7 +111,7 @@ TEST_F(calls, new_pages_move_too)
 	struct page_migrate_result res;
 
 	ASSERT_NE(MAP_FAILED, (void *)q);
-	ASSERT_EQ(0, madvise(q, N * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise(q, N * PAGE, MADV_NOHUGEPAGE));
 	ASSERT_EQ(0, go(self, self->fd, 0, SWAP_OLD, SWAP_NEW));
 	place_pages(q, N, NODES(mem[2]), 1);
 	ASSERT_EQ(0, pm_move(self->fd, 0, q, N * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res));

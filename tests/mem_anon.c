@@ -207,6 +207,8 @@ TEST(zero_pages_are_not_counted)
 	EXPECT_EQ(0, p[30 * PAGE]);
 
 	/* The huge zero page. */
+	if (!has_thp())
+		return;
 	h = lazy_map(2 * HPAGE_NR, MADV_HUGEPAGE);
 	touch(h, 1);
 	h[HPAGE] = 1;

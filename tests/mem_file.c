@@ -35,7 +35,7 @@ static char *map_file(int file, int prot, int flags)
 	if (p == MAP_FAILED)
 		die("mmap of a file");
 	/* khugepaged would take pages out of the page table to merge them. */
-	if (madvise(p, N * PAGE, MADV_NOHUGEPAGE))
+	if (advise(p, N * PAGE, MADV_NOHUGEPAGE))
 		die("madvise");
 	touch(p, N);
 	if (!all_on(0, p, N, &mem[0], 1))
@@ -230,7 +230,7 @@ TEST_F(file, large_folios)
 	ASSERT_EQ(0, posix_fadvise(self->file, 0, 0, POSIX_FADV_SEQUENTIAL));
 	p = mmap(NULL, BIG * PAGE, PROT_READ, MAP_SHARED, self->file, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	ASSERT_EQ(0, madvise(p, BIG * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise(p, BIG * PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < BIG; i += 16) {
 		char buf[16 * PAGE];
 

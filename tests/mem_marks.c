@@ -271,7 +271,7 @@ TEST_F(marks, met_through_a_mapping_that_is_exempt_and_one_that_is_not)
 		if (filler) {
 			map_fixed(mid, filler, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-			madvise(mid, filler * PAGE, MADV_NOHUGEPAGE);
+			advise(mid, filler * PAGE, MADV_NOHUGEPAGE);
 			place_pages(mid, filler, &mem[0], 1);
 		}
 		ASSERT_TRUE(all_on(0, base, N, &mem[0], 1));

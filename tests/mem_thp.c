@@ -35,6 +35,7 @@ TEST(mapped_by_pmd)
 	char *p = map_thp(H, mem[0]);
 	struct page_migrate_result res;
 
+	NEED_THP();
 	fill(p, N, 1);
 	ASSERT_EQ(0, pm_move(fd, 0, p, H * HPAGE, 0, 1, &mem[0], &mem[1], &res)) pm_print(&res);
 	EXPECT_EQ(N, res.moved);
@@ -51,6 +52,7 @@ TEST(mapped_by_pte)
 	char *p = map_thp(H, mem[0]);
 	struct page_migrate_result res;
 
+	NEED_THP();
 	fill(p, N, 2);
 	ASSERT_EQ(0, mprotect(p + 100 * PAGE, PAGE, PROT_READ));
 	ASSERT_EQ(0, smaps_kb(0, p, "AnonHugePages"));
@@ -70,6 +72,7 @@ TEST(straddling_two_pmds)
 	char *p = map_thp(1, mem[0]), *t = reserve(2 * HPAGE_NR) + 5 * PAGE;
 	struct page_migrate_result res;
 
+	NEED_THP();
 	fill(p, N, 3);
 	ASSERT_EQ(t, mremap(p, HPAGE, HPAGE, MREMAP_MAYMOVE | MREMAP_FIXED, t));
 	ASSERT_TRUE(one_folio(t, HPAGE_NR));
@@ -88,6 +91,7 @@ TEST(partly_in_the_range)
 	char *p = map_thp(2, mem[0]);
 	struct page_migrate_result res;
 
+	NEED_THP();
 	/* From the middle of the first to the middle of the second. */
 	fill(p, 2 * HPAGE_NR, 4);
 	ASSERT_EQ(0, pm_move(fd, 0, p + 500 * PAGE, 100 * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res))
@@ -110,12 +114,13 @@ TEST(parts_far_apart)
 	char *mid = base + HPAGE, *far = mid + FAR * PAGE;
 	struct page_migrate_result res;
 
+	NEED_THP();
 	fill(p, HPAGE_NR, 5);
 	ASSERT_EQ(base, mremap(p, HPAGE / 2, HPAGE / 2, MREMAP_MAYMOVE | MREMAP_FIXED, base));
 	ASSERT_EQ(far, mremap(p + HPAGE / 2, HPAGE / 2, HPAGE / 2,
 			      MREMAP_MAYMOVE | MREMAP_FIXED, far));
 	map_fixed(mid, FAR, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_EQ(0, madvise(mid, FAR * PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, advise(mid, FAR * PAGE, MADV_NOHUGEPAGE));
 	place_pages(mid, FAR, at, 2);
 	ASSERT_EQ(pfn_of(base) + HPAGE_NR / 2, pfn_of(far));
 
@@ -138,6 +143,7 @@ TEST(swap_of_huge_and_small)
 	char *p[H], *s[H];
 	struct page_migrate_result res;
 
+	NEED_THP();
 	for (int i = 0; i < H; i++) {
 		p[i] = map_thp(1, mem[i % 2]);
 		fill(p[i], HPAGE_NR, i);
@@ -168,6 +174,7 @@ TEST(shared_after_fork)
 	struct page_migrate_result res;
 	struct child c;
 
+	NEED_THP();
 	fill(p, HPAGE_NR, 6);
 	child_start(&c, reading_child, p);
 	ASSERT_EQ(0, child_get(&c));
@@ -192,6 +199,7 @@ TEST(partly_unmapped)
 	struct page_migrate_result res;
 	size_t present;
 
+	NEED_THP();
 	fill(p, HPAGE_NR, 7);
 	ASSERT_EQ(0, madvise(p + 100 * PAGE, 200 * PAGE, MADV_DONTNEED));
 	present = present_pages(0, p, HPAGE_NR);
@@ -210,6 +218,7 @@ TEST(locked)
 	char *p = map_thp(1, mem[0]);
 	struct page_migrate_result res;
 
+	NEED_THP();
 	fill(p, HPAGE_NR, 8);
 	ASSERT_EQ(0, mlock(p, HPAGE));
 	ASSERT_EQ(0, pm_move(fd, 0, p, HPAGE, 0, 1, &mem[0], &mem[1], &res)) pm_print(&res);
@@ -231,6 +240,7 @@ FIXTURE_SETUP(mthp)
 {
 	char *p, *end;
 
+	NEED_THP();
 	ASSERT_EQ(0, file_read(MTHP_64K, self->was, sizeof(self->was)));
 	p = strchr(self->was, '[');
 	ASSERT_NE(NULL, p);
@@ -297,6 +307,7 @@ enum { FRAG_H = 16 };
 
 FIXTURE_SETUP(fragmented)
 {
+	NEED_THP();
 	self->p = map_thp(FRAG_H, mem[0]);
 	fill(self->p, FRAG_H * HPAGE_NR, 11);
 	fragment_start(&self->frag, mem[1], FRAG_H * HPAGE_NR + 4096);

@@ -362,7 +362,7 @@ static inline void *lazy_map(size_t npages, int advice)
 
 	map_fixed(p, npages, PROT_READ | PROT_WRITE,
 		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (madvise(p, npages * PAGE, advice))
+	if (advise(p, npages * PAGE, advice))
 		die("madvise");
 	return p;
 }

@@ -44,7 +44,7 @@ static bool as_wanted(const struct target *t, int i)
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	bool ok;
 
-	if (p == MAP_FAILED || madvise(p, PAGES * PAGE, MADV_NOHUGEPAGE))
+	if (p == MAP_FAILED || advise(p, PAGES * PAGE, MADV_NOHUGEPAGE))
 		die("mmap");
 	ok = policy_is(get_policy(NULL), t->want[i].mode, t->want[i].nodes) &&
 		faults_land_on(p, PAGES, t->want[i].mode, t->land[i]);
@@ -405,7 +405,7 @@ static void *keep_faulting(void *arg)
 			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		int at[N];
 
-		if (p == MAP_FAILED || madvise(p, N * PAGE, MADV_NOHUGEPAGE))
+		if (p == MAP_FAILED || advise(p, N * PAGE, MADV_NOHUGEPAGE))
 			die("mmap");
 		if (th->own_mapping)
 			set_policy(p, N, th->mode, th->set);

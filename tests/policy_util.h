@@ -271,7 +271,7 @@ static inline struct row map_row(size_t n, size_t len)
 	for (size_t i = 0; i < n; i++) {
 		p = mmap(slot(&row, i), len * PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-		if (p != slot(&row, i) || madvise(p, len * PAGE, MADV_NOHUGEPAGE))
+		if (p != slot(&row, i) || advise(p, len * PAGE, MADV_NOHUGEPAGE))
 			die("mmap of slot %zu", i);
 	}
 	return row;

@@ -349,7 +349,7 @@ static size_t bad_tags(const struct layout *l)
 static void map_scattered(struct layout *l, char *p, size_t npages)
 {
 	map_fixed(p, npages, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (madvise(p, npages * PAGE, MADV_NOHUGEPAGE))
+	if (advise(p, npages * PAGE, MADV_NOHUGEPAGE))
 		die("madvise");
 	for (size_t i = 0; i < npages; i++)
 		l->node[i] = mem[next_random(&l->seed) % 4];

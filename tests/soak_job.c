@@ -300,7 +300,7 @@ static void area_new(struct worker *w, struct area *a)
 	map_fixed(a->p, a->npages, PROT_READ | PROT_WRITE,
 		  is_private(a) || kind == SERVED ? MAP_PRIVATE | MAP_ANONYMOUS : flags[kind],
 		  a->file, 0);
-	madvise(a->p, a->npages * PAGE, kind == HUGE_PAGES ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	advise(a->p, a->npages * PAGE, kind == HUGE_PAGES ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	if (kind == SAME)
 		madvise(a->p, a->npages * PAGE, MADV_MERGEABLE);
 	if (below(&w->rnd, 4) == 0)

@@ -39,6 +39,18 @@ void die(const char *fmt, ...)
 	_exit(1);
 }
 
+bool has_thp(void)
+{
+	return !access("/sys/kernel/mm/transparent_hugepage", F_OK);
+}
+
+int advise(void *addr, size_t len, int advice)
+{
+	bool huge = advice == MADV_HUGEPAGE || advice == MADV_NOHUGEPAGE;
+
+	return madvise(addr, len, advice) && !(huge && errno == EINVAL && !has_thp()) ? -1 : 0;
+}
+
 int file_read(const char *path, char *buf, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -362,7 +374,7 @@ void *map_nodes(size_t npages, const int *nodes, int n)
 		die("mmap of %zu pages", npages);
 	p += PAGE;
 	if (mprotect(p, npages * PAGE, PROT_READ | PROT_WRITE) ||
-	    madvise(p, npages * PAGE, MADV_NOHUGEPAGE))
+	    advise(p, npages * PAGE, MADV_NOHUGEPAGE))
 		die("mprotect or madvise");
 	place_pages(p, npages, nodes, n);
 	if (!all_on(0, p, npages, nodes, n))
@@ -385,13 +397,13 @@ void *map_thp(size_t nhuge, int node)
 		die("mmap of %zu huge pages", nhuge);
 	p = (char *)(((uintptr_t)p + HPAGE) & ~(HPAGE - 1));
 	if (mprotect(p, nhuge * HPAGE, PROT_READ | PROT_WRITE) ||
-	    madvise(p, nhuge * HPAGE, MADV_HUGEPAGE))
+	    advise(p, nhuge * HPAGE, MADV_HUGEPAGE))
 		die("mprotect or madvise");
 	bind_to(node);
-	for (size_t i = 0; i < nhuge; i++)
-		((volatile char *)p)[i * HPAGE] = 1;
+	for (size_t i = 0; i < nhuge * HPAGE_NR; i += has_thp() ? HPAGE_NR : 1)
+		((volatile char *)p)[i * PAGE] = 1;
 	bind_to(-1);
-	if (smaps_kb(0, p, "AnonHugePages") != (long)(nhuge * HPAGE / 1024))
+	if (has_thp() && smaps_kb(0, p, "AnonHugePages") != (long)(nhuge * HPAGE / 1024))
 		die("no huge pages on node %d", node);
 	if (!all_on(0, p, nhuge * HPAGE_NR, &node, 1))
 		die("huge pages are not where they were placed");
@@ -808,8 +820,8 @@ static void hog(struct child *c, void *arg)
 	if (p == MAP_FAILED)
 		die("hog: mmap");
 	p = (char *)(((uintptr_t)p + HPAGE - 1) & ~(HPAGE - 1));
-	if (madvise(p, SMALL * PAGE, MADV_NOHUGEPAGE) ||
-	    madvise(p + SMALL * PAGE, (total - SMALL) * PAGE, MADV_HUGEPAGE))
+	if (advise(p, SMALL * PAGE, MADV_NOHUGEPAGE) ||
+	    advise(p + SMALL * PAGE, (total - SMALL) * PAGE, MADV_HUGEPAGE))
 		die("hog: madvise");
 	bind_to(node);
 	while (first < total) {
@@ -821,7 +833,7 @@ static void hog(struct child *c, void *arg)
 
 	t = mmap(NULL, tail * PAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (t == MAP_FAILED || madvise(t, tail * PAGE, MADV_NOHUGEPAGE))
+	if (t == MAP_FAILED || advise(t, tail * PAGE, MADV_NOHUGEPAGE))
 		die("hog: mmap");
 	for (size_t i = 0; i < CHUNK; i++)
 		nodes[i] = node;

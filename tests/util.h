@@ -35,6 +35,10 @@
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* Ends the program with a message and errno. */
+/* False: the kernel knows no transparent huge pages (PREEMPT_RT). */
+bool has_thp(void);
+/* madvise(2); what it says about huge pages is true where there are none. */
+int advise(void *addr, size_t len, int advice);
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /*
@@ -90,7 +94,7 @@ void place_pages(void *addr, size_t npages, const int *nodes, int n);
 /* Private anonymous mapping, page i on nodes[i % n]. Checks the placement. */
 void *map_nodes(size_t npages, const int *nodes, int n);
 void *map_node(size_t npages, int node);
-/* Anonymous THPs on a node, checked; addr is aligned to a huge page. */
+/* Anonymous THPs, or as many small pages without has_thp(), on a node. Aligned. */
 void *map_thp(size_t nhuge, int node);
 /* Different contents for each page and seed. */
 void fill(void *addr, size_t npages, unsigned int seed);
