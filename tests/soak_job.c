@@ -343,7 +343,7 @@ static struct part part_of(struct worker *w, const struct area *a)
 	};
 }
 
-static int advise(const struct part *part, int advice)
+static int advise_part(const struct part *part, int advice)
 {
 	return madvise(part->p, part->npages * PAGE, advice);
 }
@@ -398,7 +398,7 @@ static void op_dontneed(struct worker *w, struct area *a)
 {
 	struct part part = part_of(w, a);
 
-	if (advise(&part, MADV_DONTNEED))
+	if (advise_part(&part, MADV_DONTNEED))
 		die("MADV_DONTNEED");
 	/* Files and served memory keep what they hold. */
 	for (size_t i = 0; is_private(a) && i < part.npages; i++)
@@ -411,7 +411,7 @@ static void op_free(struct worker *w, struct area *a)
 
 	if (!is_private(a))
 		return;
-	if (advise(&part, MADV_FREE))
+	if (advise_part(&part, MADV_FREE))
 		die("MADV_FREE");
 	for (size_t i = 0; i < part.npages; i++)
 		if (a->version[part.first + i])
@@ -429,7 +429,7 @@ static void op_pageout(struct worker *w, struct area *a)
 {
 	struct part part = part_of(w, a);
 
-	advise(&part, MADV_PAGEOUT);
+	advise_part(&part, MADV_PAGEOUT);
 }
 
 static void op_offline(struct worker *w, struct area *a)
