@@ -39,7 +39,8 @@ struct Entry {
     counted: u64,
     /// Pages of it that the walk met again.
     again: u64,
-    /// The page after the last that was met for the first time.
+    /// The first page that was met, and the page after the last that was met for the first time.
+    first_index: usize,
     next_index: usize,
     /// The last attempt to find a place for it, or for a part of it, failed.
     no_room: bool,
@@ -49,11 +50,13 @@ struct Entry {
     left: [u64; TRIED.len()],
 }
 
-/// Isolated folios of a batch. Huge pages have a list of their own, so that one without room does
-/// not stop the others.
+/// Isolated folios of a batch.
 pub(crate) struct Lists {
     pub(crate) plain: FolioList,
+    /// Huge pages: one without room must not stop the others.
     pub(crate) huge: FolioList,
+    /// Pages of FUSE files: one may be locked for as long as a server likes, and is not waited for.
+    pub(crate) fuse: FolioList,
 }
 
 /// Folios found by one chunk of the walk.
@@ -76,8 +79,8 @@ impl Batch {
     pub(crate) fn new() -> Result<Self> {
         // INVARIANT: All slots are empty.
         Ok(Self {
-            entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL)?,
-            slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL)?,
+            entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
+            slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL_ACCOUNT)?,
             pages: 0,
         })
     }
@@ -158,6 +161,7 @@ impl Batch {
             pair,
             counted: pages,
             again: 0,
+            first_index: index,
             next_index: index.saturating_add(mapped),
             no_room: false,
             fallback: 0,
@@ -198,13 +202,17 @@ impl Batch {
             Reason::Busy if entry.no_room => Reason::NoMemory,
             reason => reason,
         };
+        // Of a folio that has been split, parts may stay that the walk did not meet.
+        let index = pfn.saturating_sub(entry.pfn);
+        let met = index.saturating_add(nr_pages).min(entry.next_index);
+        let met = met.saturating_sub(index.max(entry.first_index)) as u64;
         for (left, _) in entry
             .left
             .iter_mut()
             .zip(TRIED)
             .filter(|(_, tried)| *tried == reason)
         {
-            *left = left.saturating_add(nr_pages as u64);
+            *left = left.saturating_add(met);
         }
     }
 
@@ -222,7 +230,7 @@ impl Batch {
             let mut moved = entry.counted;
             let mut first = None;
             for (&left, reason) in entry.left.iter().zip(TRIED) {
-                // A folio that was split may have left pages that the walk did not meet.
+                // There may be holes between the pages that the walk met.
                 let left = left.min(moved);
                 if left > 0 {
                     if reason == Reason::NoMemory {

@@ -54,6 +54,9 @@ use crate::{
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
 
+/// Files whose marks are read at one address. A target may map another one each time.
+const MAX_LEARNT: u32 = 16;
+
 /// What an open file remembers from one call to the next.
 pub(crate) struct Job {
     lists: NodeLists,
@@ -175,6 +178,8 @@ struct Call<'a> {
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
     unknown: Option<MappedFile>,
+    /// Walks that have stopped where they began, one after the other.
+    stuck: u32,
     batch: Batch,
     lists: Lists,
     scratch: Scratch,
@@ -189,6 +194,15 @@ struct Call<'a> {
     /// Pages that could still be moved.
     remnant: u64,
     outcome: Outcome,
+}
+
+/// What an errno of the rooms below means for the call.
+fn ended_by(e: Error) -> End {
+    match e {
+        e if e == EINTR => End::Signal,
+        e if e == ESRCH => End::TargetGone,
+        _ => End::Broke,
+    }
 }
 
 /// Does what `order` says, as a part of the job in `slot`, or of a new one that takes its place.
@@ -253,10 +267,12 @@ fn migrate(
         imagined,
         marks: Marks::new(),
         unknown: None,
+        stuck: 0,
         batch: Batch::new()?,
         lists: Lists {
             plain: FolioList::new()?,
             huge: FolioList::new()?,
+            fuse: FolioList::new()?,
         },
         scratch: Scratch::new()?,
         move_shared: !order.exclusive && task::caller_may_move_shared(),
@@ -333,7 +349,7 @@ impl Call<'_> {
             &mut changed,
         );
         self.outcome.counts.policies(changed);
-        done.map_err(|e| if e == EINTR { End::Signal } else { End::Broke })
+        done.map_err(ended_by)
     }
 
     /// Reads the mark of the file before which the last walk stopped, if it did.
@@ -347,11 +363,10 @@ impl Call<'_> {
         let Some(file) = self.unknown.take() else {
             return Ok(());
         };
-        match self.marks.learn(file) {
-            Ok(()) => self.pause(false),
-            Err(e) if e == EINTR => Err(End::Signal),
-            Err(_) => Err(End::Broke),
-        }
+        self.marks
+            .learn(file, self.stuck > 0)
+            .map_err(ended_by)?;
+        self.pause(false)
     }
 
     /// Walks from `at` as far as one hold of mmap_lock and one batch allow, and moves the batch.
@@ -392,12 +407,13 @@ impl Call<'_> {
             wants_drain: false,
             mark: Mark::Migratable,
             writable: false,
+            fuse: false,
+            pass_unknown: self.stuck >= MAX_LEARNT,
+            unknown: false,
         };
         let walked = self.target.mm().walk(at, end, &mut collector);
         let wants_drain = collector.wants_drain;
-        let Ok(walked) = walked else {
-            return Err(End::Signal);
-        };
+        let walked = walked.map_err(ended_by)?;
         if !self.batch.is_empty() {
             let begun = moving.then(trace::Begun::batch).flatten();
             let (pages, before) = (self.batch.pages(), self.outcome.counts.all_moved());
@@ -407,6 +423,8 @@ impl Call<'_> {
             }
             finished?;
         }
+        let stuck = walked.unknown.is_some() && walked.resume == at;
+        self.stuck = if stuck { self.stuck.saturating_add(1) } else { 0 };
         self.unknown = walked.unknown;
         self.drained = wants_drain;
         if wants_drain {
@@ -429,7 +447,9 @@ impl Call<'_> {
         if self.order.max_pages.is_some_and(|max| moved >= max) {
             return Err(End::Done);
         }
-        if current!().signal_pending() {
+        // A call that is interrupted again and again must get on: the first chunk is always done.
+        let begun = self.outcome.resume > self.order.range.start;
+        if task::caller_is_killed() || (begun && current!().signal_pending()) {
             return Err(End::Signal);
         }
         if self.target.is_gone() {

@@ -72,28 +72,41 @@ impl Mark {
 /// The marks of the files that one call has met.
 ///
 /// Each file is held, so that its identity is not given to another one meanwhile.
-pub(crate) struct Marks(RBTree<InodeId, (Mark, MappedFile)>);
+pub(crate) struct Marks {
+    known: RBTree<InodeId, (Mark, MappedFile)>,
+    last: Option<InodeId>,
+}
 
 impl Marks {
     /// Knows no file yet.
     pub(crate) fn new() -> Self {
-        Self(RBTree::new())
+        Self {
+            known: RBTree::new(),
+            last: None,
+        }
     }
 
     /// The mark of a file, `None` if it has not been read. Neither sleeps nor allocates.
     pub(crate) fn get(&self, inode: InodeId) -> Option<Mark> {
-        self.0.get(&inode).map(|(mark, _)| *mark)
+        self.known.get(&inode).map(|(mark, _)| *mark)
     }
 
     /// Reads the mark of a file.
     ///
+    /// `instead`: the last one that was read was of no use. It is forgotten, so that a target that
+    /// maps ever new files does not have them all held.
+    ///
     /// # Errors
     ///
     /// `ENOMEM`, or `EINTR` if a signal came while the file system was asked.
-    pub(crate) fn learn(&mut self, file: MappedFile) -> Result {
+    pub(crate) fn learn(&mut self, file: MappedFile, instead: bool) -> Result {
         let mark = Mark::read(&file)?;
-        self.0
-            .try_create_and_insert(file.inode(), (mark, file), GFP_KERNEL_ACCOUNT)?;
+        let inode = file.inode();
+        if let Some(last) = self.last.replace(inode).filter(|_| instead) {
+            self.known.remove(&last);
+        }
+        self.known
+            .try_create_and_insert(inode, (mark, file), GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 }

@@ -75,7 +75,7 @@ impl Scratch {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             placed: KVVec::new(),
-            nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL)?,
+            nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
             parked: FolioList::new()?,
             sorted: FolioList::new()?,
@@ -111,8 +111,9 @@ impl<'a> Migration<'a> {
 
     /// Moves what can be moved, puts the rest back, and notes in the batch what became of each.
     pub(crate) fn run(&mut self, lists: &mut Lists) {
-        self.pass(&mut lists.plain);
-        self.pass(&mut lists.huge);
+        self.pass(&mut lists.plain, true);
+        self.pass(&mut lists.huge, true);
+        self.pass(&mut lists.fuse, false);
         for placed in self.scratch.placed.iter().filter(|p| p.fallback) {
             self.batch.note_fallback(placed.src, placed.nr_pages as u64);
         }
@@ -122,7 +123,7 @@ impl<'a> Migration<'a> {
     ///
     /// The kernel gives a list up at the first folio without room. So folios whose destinations are
     /// full are parked, and the others go on; what they free may be what the parked ones need.
-    fn pass(&mut self, list: &mut FolioList) {
+    fn pass(&mut self, list: &mut FolioList, wait: bool) {
         let mut drained = false;
         let mut parked_at = 0;
         loop {
@@ -138,7 +139,7 @@ impl<'a> Migration<'a> {
             for node in self.scratch.nodes.iter_mut() {
                 *node &= !(SOURCE_SMALL | SOURCE_LARGE);
             }
-            list.migrate(self);
+            list.migrate(self, wait);
             if !self.short {
                 self.give_up(list, Reason::Busy);
             } else if self.scratch.placed.len() > before {
@@ -254,7 +255,7 @@ impl<'a> Migration<'a> {
             nr_pages: folio.nr_pages(),
             fallback,
         };
-        self.scratch.placed.reserve(1, GFP_KERNEL)?;
+        self.scratch.placed.reserve(1, GFP_KERNEL_ACCOUNT)?;
         self.frames.mark(placed.pfn, placed.nr_pages)?;
         self.scratch
             .placed

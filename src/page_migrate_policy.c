@@ -10,11 +10,11 @@
  * the lock of their tree, since readers hold references to them.
  */
 #include <linux/cpuset.h>
-#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/path.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
@@ -185,10 +185,11 @@ static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 {
 	struct vm_area_struct *vma;
 	unsigned long here = *at;
-	int found = 0, seen = 0;
+	int found, seen = 0;
 
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
+	found = pm_mm_read_lock(mm);
+	if (found)
+		return found;
 	while (!found && seen++ < PM_POLICY_VMAS) {
 		*at = here;
 		vma = pm_vma_inside(mm, start, end, &here);
@@ -200,13 +201,13 @@ static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 		if (found)
 			*at = vma->vm_start;
 	}
-	mmap_read_unlock(mm);
+	pm_mm_read_unlock(mm);
 	return found;
 }
 
 /**
  * pm_shim_policy_vmas() - rewrite policies of the VMAs wholly inside a range
- * @mm: address space, with a user reference
+ * @mm: address space
  * @start: first address of the range
  * @end: address after its last
  * @pass: what to do
@@ -214,8 +215,8 @@ static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
  *
  * Looks at a bounded number of VMAs.
  *
- * Return: the number of policies that changed, or -EINTR if the caller is being
- * killed.
+ * Return: the number of policies that changed, -ESRCH if the address space is no
+ * longer in use, or -EINTR if the caller is being killed.
  */
 long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			 unsigned long end, struct pm_policy_pass *pass,
@@ -223,15 +224,15 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 {
 	struct vm_area_struct *vma;
 	long changed = 0;
-	int ahead, seen;
+	int ahead, seen, err;
 
 	/* Writers stop every page fault: only where there is something to do. */
 	ahead = pm_policy_vma_ahead(mm, start, end, pass, resume);
 	if (ahead <= 0)
 		return ahead;
-	if (pass->dry_run ? mmap_read_lock_killable(mm) :
-			    mmap_write_lock_killable(mm))
-		return -EINTR;
+	err = pass->dry_run ? pm_mm_read_lock(mm) : pm_mm_write_lock(mm);
+	if (err)
+		return err;
 	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
 		vma = pm_vma_inside(mm, start, end, resume);
 		if (!vma)
@@ -243,9 +244,9 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 		changed += pm_policy_edit(vma->vm_policy, pass);
 	}
 	if (pass->dry_run)
-		mmap_read_unlock(mm);
+		pm_mm_read_unlock(mm);
 	else
-		mmap_write_unlock(mm);
+		pm_mm_write_unlock(mm);
 	return changed;
 }
 
@@ -355,42 +356,46 @@ long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
 	return changed;
 }
 
-static struct shared_policy *pm_file_policies(struct file *file)
+static struct shared_policy *pm_file_policies(struct inode *inode)
 {
-	return &SHMEM_I(file->f_mapping->host)->policy;
+	return &SHMEM_I(inode)->policy;
 }
 
 /**
  * pm_shim_policy_next_file() - find a shmem file with policies in a range
- * @mm: address space, with a user reference
+ * @mm: address space
  * @start: first address of the range
  * @end: address after its last
  * @resume: in and out: where to go on; @end when all is done
- * @file: out: a reference, or NULL
+ * @file: out: held, or empty
  *
- * Return: 0, or -EINTR if the caller is being killed.
+ * Return: 0, -ESRCH if the address space is no longer in use, or -EINTR if the
+ * caller is being killed.
  */
 int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 			     unsigned long end, unsigned long *resume,
-			     struct file **file)
+			     struct path *file)
 {
 	struct vm_area_struct *vma;
-	int seen;
+	struct file *mapped;
+	int seen, err;
 
-	*file = NULL;
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
+	*file = (struct path){};
+	err = pm_mm_read_lock(mm);
+	if (err)
+		return err;
 	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
 		vma = pm_vma_inside(mm, start, end, resume);
 		if (!vma)
 			break;
-		if (!vma->vm_file || !shmem_mapping(vma->vm_file->f_mapping) ||
-		    RB_EMPTY_ROOT(&pm_file_policies(vma->vm_file)->root))
+		mapped = vma->vm_file;
+		if (!mapped || !shmem_mapping(mapped->f_mapping) ||
+		    RB_EMPTY_ROOT(&pm_file_policies(file_inode(mapped))->root))
 			continue;
-		*file = get_file(vma->vm_file);
+		pm_file_get(mapped, file);
 		break;
 	}
-	mmap_read_unlock(mm);
+	pm_mm_read_unlock(mm);
 	return 0;
 }
 
@@ -445,7 +450,7 @@ static unsigned int pm_policies_open(struct shared_policy *tree, pgoff_t from,
 
 /**
  * pm_shim_policy_file() - rewrite policies of a shmem file
- * @file: the file
+ * @file: the file, held
  * @pass: what to do
  * @resume: in and out: the page of the file to go on from; ULONG_MAX when all
  *	is done
@@ -454,10 +459,10 @@ static unsigned int pm_policies_open(struct shared_policy *tree, pgoff_t from,
  *
  * Return: the number of policies that changed, or -ENOMEM.
  */
-long pm_shim_policy_file(struct file *file, struct pm_policy_pass *pass,
+long pm_shim_policy_file(const struct path *file, struct pm_policy_pass *pass,
 			 unsigned long *resume)
 {
-	struct shared_policy *tree = pm_file_policies(file);
+	struct shared_policy *tree = pm_file_policies(d_inode(file->dentry));
 	struct mempolicy *copies[PM_POLICY_NODES];
 	unsigned int open, made, used = 0;
 	struct sp_node *node;

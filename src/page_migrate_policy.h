@@ -10,6 +10,7 @@
 struct file;
 struct mempolicy;
 struct mm_struct;
+struct path;
 struct task_struct;
 
 #define PM_NODE_WORDS	BITS_TO_LONGS(MAX_NUMNODES)
@@ -37,13 +38,18 @@ long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
 			  struct pm_policy_pass *pass);
 int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 			     unsigned long end, unsigned long *resume,
-			     struct file **file);
-long pm_shim_policy_file(struct file *file, struct pm_policy_pass *pass,
+			     struct path *file);
+long pm_shim_policy_file(const struct path *file, struct pm_policy_pass *pass,
 			 unsigned long *resume);
 unsigned long pm_shim_policy_cookie(void);
 
-/* Bound by page_migrate_shim.c. */
+/* In page_migrate_shim.c. */
 void pm_mpol_put(struct mempolicy *pol);
+int pm_mm_read_lock(struct mm_struct *mm);
+void pm_mm_read_unlock(struct mm_struct *mm);
+int pm_mm_write_lock(struct mm_struct *mm);
+void pm_mm_write_unlock(struct mm_struct *mm);
+void pm_file_get(const struct file *file, struct path *held);
 
 /* The Rust half. Called under spinlocks. Return: whether anything changed. */
 bool page_migrate_edit_policy(void *editor, struct pm_policy *policy);

@@ -10,7 +10,6 @@
 
 #include <linux/capability.h>
 #include <linux/cpuset.h>
-#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/kprobes.h>
@@ -24,7 +23,9 @@
 #include <linux/mm_inline.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
+#include <linux/mount.h>
 #include <linux/pagewalk.h>
+#include <linux/path.h>
 #include <linux/pid.h>
 #include <linux/ptrace.h>
 #include <linux/rmap.h>
@@ -40,6 +41,9 @@
 
 /* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
 #define PM_WALK_STEPS	128
+
+/* Places without a page table that cost as much as one of these steps. */
+#define PM_WALK_HOLES	256
 
 /* Kernels for real time are built without transparent huge pages. */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -267,9 +271,27 @@ void pm_shim_task_mems(struct task_struct *task, u8 *facts,
 			     (node_isset(nid, root) ? PM_MEMS_KNOWN : 0);
 }
 
+/**
+ * pm_shim_task_mm() - find the address space of a thread
+ * @task: the thread
+ *
+ * Return: the address space, or NULL. The reference keeps the structure, not
+ * the memory: pm_mm_read_lock() and pm_mm_write_lock() do.
+ */
 struct mm_struct *pm_shim_task_mm(struct task_struct *task)
 {
-	return get_task_mm(task);
+	struct mm_struct *mm = get_task_mm(task);
+
+	if (mm) {
+		mmgrab(mm);
+		mmput(mm);
+	}
+	return mm;
+}
+
+bool pm_shim_caller_is_killed(void)
+{
+	return fatal_signal_pending(current);
 }
 
 bool pm_shim_capable_nice(void)
@@ -282,9 +304,63 @@ unsigned long pm_shim_mm_size(struct mm_struct *mm)
 	return mm->task_size;
 }
 
-bool pm_shim_mm_is_last_user(struct mm_struct *mm)
+bool pm_shim_mm_is_gone(struct mm_struct *mm)
 {
-	return atomic_read(&mm->mm_users) <= 1;
+	return !atomic_read(&mm->mm_users);
+}
+
+/*
+ * Only a hold of its lock keeps the memory of an address space. A caller may
+ * wait for a file system for long: meanwhile the memory of a process that
+ * exits is given back as ever.
+ */
+static int pm_mm_lock(struct mm_struct *mm, bool write)
+{
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	if (write ? mmap_write_lock_killable(mm) : mmap_read_lock_killable(mm)) {
+		mmput(mm);
+		return -EINTR;
+	}
+	return 0;
+}
+
+int pm_mm_read_lock(struct mm_struct *mm)
+{
+	return pm_mm_lock(mm, false);
+}
+
+void pm_mm_read_unlock(struct mm_struct *mm)
+{
+	mmap_read_unlock(mm);
+	mmput(mm);
+}
+
+int pm_mm_write_lock(struct mm_struct *mm)
+{
+	return pm_mm_lock(mm, true);
+}
+
+void pm_mm_write_unlock(struct mm_struct *mm)
+{
+	mmap_write_unlock(mm);
+	mmput(mm);
+}
+
+/*
+ * A file is held by its path. The open file would be held back from its last
+ * close, which drops locks and leases, and lets the file be executed.
+ */
+void pm_file_get(const struct file *file, struct path *held)
+{
+	*held = file->f_path;
+	path_get(held);
+}
+
+/* A FUSE server may never answer, and some waits for it nothing ends. */
+static bool pm_inode_is_fuse(struct inode *inode)
+{
+	return inode->i_sb->s_magic == FUSE_SUPER_MAGIC;
 }
 
 /* One walk under one hold of mmap_lock. */
@@ -292,6 +368,7 @@ struct pm_walk_state {
 	struct pm_walk *walk;
 	void *sink;
 	unsigned int steps;
+	unsigned int holes;
 	u32 folio_flags;
 };
 
@@ -310,6 +387,15 @@ static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
 		return 0;
 	st->walk->resume = resume;
 	return 1;
+}
+
+/* A mapping may be large and empty, and its pages may be looked for one by one. */
+static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
+			struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+
+	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
 }
 
 static bool pm_folio_is_pinned(struct folio *folio)
@@ -528,6 +614,8 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 		st->folio_flags = PM_FOLIO_UNMOVABLE;
 	if (vma->vm_file)
 		facts.inode = file_inode(vma->vm_file);
+	if (vma->vm_file && pm_inode_is_fuse(facts.inode))
+		facts.flags |= PM_VMA_FUSE;
 	if (vma->vm_flags & VM_WRITE)
 		facts.flags |= PM_VMA_WRITE;
 
@@ -538,13 +626,14 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 		return 1;
 	default:
 		st->walk->resume = start;
-		st->walk->file = get_file(vma->vm_file);
+		pm_file_get(vma->vm_file, &st->walk->file);
 		return -EAGAIN;
 	}
 }
 
 static const struct mm_walk_ops pm_walk_ops = {
 	.pmd_entry	= pm_walk_pmd,
+	.pte_hole	= pm_walk_hole,
 	.hugetlb_entry	= pm_walk_hugetlb,
 	.test_walk	= pm_walk_test,
 	.walk_lock	= PGWALK_RDLOCK,
@@ -552,7 +641,7 @@ static const struct mm_walk_ops pm_walk_ops = {
 
 /**
  * pm_shim_mm_walk() - show the present pages of a range to the Rust half
- * @mm: address space, with a user reference
+ * @mm: address space
  * @start: first address, page-aligned
  * @end: address after the last, page-aligned, above @start
  * @sink: handed to page_migrate_walk_vma() and page_migrate_walk_folio()
@@ -560,7 +649,8 @@ static const struct mm_walk_ops pm_walk_ops = {
  *
  * Takes mmap_lock for reading for a bounded time.
  *
- * Return: an &enum pm_end, or -EINTR if the caller is being killed.
+ * Return: an &enum pm_end, -ESRCH if the address space is no longer in use, or
+ * -EINTR if the caller is being killed.
  */
 int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 		    unsigned long end, void *sink, struct pm_walk *walk)
@@ -568,30 +658,32 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	struct pm_walk_state st = { .walk = walk, .sink = sink };
 	int stopped;
 
-	walk->file = NULL;
+	walk->file = (struct path){};
+	walk->resume = start;
+	stopped = pm_mm_read_lock(mm);
+	if (stopped)
+		return stopped;
 	walk->resume = end;
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
 	stopped = pm_call(walk_page_range)(mm, start, end, &pm_walk_ops, &st);
-	mmap_read_unlock(mm);
-	if (walk->file)
+	pm_mm_read_unlock(mm);
+	if (walk->file.dentry)
 		return PM_END_FILE;
 	return stopped ? PM_END_STOP : PM_END_RANGE;
 }
 
-struct inode *pm_shim_file_inode(struct file *file)
+struct inode *pm_shim_file_inode(const struct path *file)
 {
-	return file_inode(file);
+	return d_inode(file->dentry);
 }
 
-void pm_shim_file_put(struct file *file)
+void pm_shim_file_put(const struct path *file)
 {
-	fput(file);
+	path_put(file);
 }
 
 /**
  * pm_shim_file_xattr() - read an extended attribute, whoever the caller is
- * @file: the file
+ * @file: the file, held
  * @name: full name of the attribute
  * @value: out
  * @size: size of @value in bytes
@@ -601,24 +693,22 @@ void pm_shim_file_put(struct file *file)
  *
  * Return: bytes read, or an errno; -ERANGE if the value is larger than @size.
  */
-ssize_t pm_shim_file_xattr(struct file *file, const char *name, void *value,
-			   size_t size)
+ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
+			   void *value, size_t size)
 {
-	struct dentry *dentry = file_dentry(file);
-	struct inode *inode = d_inode(dentry);
+	struct inode *inode = d_inode(file->dentry);
 	int err;
 
 	/*
-	 * A FUSE server may never answer, and nothing ends that wait. FUSE lets
-	 * nobody ask a server but those who chose to trust it, and checks that
-	 * with the permissions.
+	 * FUSE lets nobody ask a server but those who chose to trust it, and
+	 * checks that with the permissions.
 	 */
-	if (inode->i_sb->s_magic == FUSE_SUPER_MAGIC) {
-		err = inode_permission(file_mnt_idmap(file), inode, 0);
+	if (pm_inode_is_fuse(inode)) {
+		err = inode_permission(mnt_idmap(file->mnt), inode, 0);
 		if (err)
 			return err == -EACCES ? -EOPNOTSUPP : err;
 	}
-	return __vfs_getxattr(dentry, inode, name, value, size);
+	return __vfs_getxattr(file->dentry, inode, name, value, size);
 }
 
 unsigned int pm_shim_nr_nodes(void)
@@ -767,11 +857,13 @@ static void pm_free_folio(struct folio *dst, unsigned long private)
  * pm_shim_migrate() - migrate a list of isolated folios
  * @list: the folios; afterwards those that were not migrated
  * @mover: handed to page_migrate_new_folio() and page_migrate_free_folio()
+ * @wait: for the locks of folios, which no signal ends
  */
-void pm_shim_migrate(struct list_head *list, void *mover)
+void pm_shim_migrate(struct list_head *list, void *mover, bool wait)
 {
 	pm_call(migrate_pages)(list, pm_new_folio, pm_free_folio,
-			       (unsigned long)mover, MIGRATE_SYNC_LIGHT,
+			       (unsigned long)mover,
+			       wait ? MIGRATE_SYNC_LIGHT : MIGRATE_ASYNC,
 			       MR_SYSCALL, NULL);
 }
 

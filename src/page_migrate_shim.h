@@ -7,6 +7,7 @@
 #ifndef _PAGE_MIGRATE_SHIM_H
 #define _PAGE_MIGRATE_SHIM_H
 
+#include <linux/path.h>
 #include <linux/types.h>
 
 struct file;
@@ -19,6 +20,7 @@ struct task_struct;
 
 /* Facts about a VMA that the walk enters. */
 #define PM_VMA_WRITE		1U	/* the mapping may be written to */
+#define PM_VMA_FUSE		2U	/* a FUSE server answers for the file */
 
 struct pm_vma {
 	struct inode *inode;		/* NULL for anonymous memory */
@@ -60,7 +62,7 @@ enum pm_end {
 
 struct pm_walk {
 	unsigned long resume;		/* out: where to go on */
-	struct file *file;		/* out: with PM_END_FILE, a reference */
+	struct path file;		/* out: with PM_END_FILE, held */
 };
 
 /* Node facts. */
@@ -92,17 +94,18 @@ int pm_shim_task_may_move(struct task_struct *task);
 void pm_shim_task_mems(struct task_struct *task, u8 *facts,
 		       unsigned int nr_nodes);
 struct mm_struct *pm_shim_task_mm(struct task_struct *task);
+bool pm_shim_caller_is_killed(void);
 bool pm_shim_capable_nice(void);
 
 unsigned long pm_shim_mm_size(struct mm_struct *mm);
-bool pm_shim_mm_is_last_user(struct mm_struct *mm);
+bool pm_shim_mm_is_gone(struct mm_struct *mm);
 int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 		    unsigned long end, void *sink, struct pm_walk *walk);
 
-struct inode *pm_shim_file_inode(struct file *file);
-void pm_shim_file_put(struct file *file);
-ssize_t pm_shim_file_xattr(struct file *file, const char *name, void *value,
-			   size_t size);
+struct inode *pm_shim_file_inode(const struct path *file);
+void pm_shim_file_put(const struct path *file);
+ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
+			   void *value, size_t size);
 
 unsigned int pm_shim_nr_nodes(void);
 unsigned int pm_shim_node_state(unsigned int nid);
@@ -123,7 +126,7 @@ unsigned int pm_shim_folio_order(struct folio *folio);
 bool pm_shim_folio_is_hugetlb(struct folio *folio);
 int pm_shim_folio_nid(struct folio *folio);
 void pm_shim_folio_put(struct folio *folio);
-void pm_shim_migrate(struct list_head *list, void *mover);
+void pm_shim_migrate(struct list_head *list, void *mover, bool wait);
 void pm_shim_drain_lru(void);
 void pm_shim_drain_free(void);
 

@@ -27,6 +27,7 @@ use crate::shim::{
         Manner,
         Policy, //
     },
+    task, //
 };
 
 pub(crate) use crate::shim::policy::Cookie;
@@ -118,7 +119,8 @@ pub(crate) struct Scope<'a> {
 ///
 /// # Errors
 ///
-/// `ENOMEM`, or `EINTR` if a signal came; what has been rewritten stays so.
+/// `ENOMEM`, `EINTR` if a signal came, or `ESRCH` if the target is gone; what has been rewritten
+/// stays so.
 pub(crate) fn rewrite(
     scope: &Scope<'_>,
     map: &Map,
@@ -142,7 +144,7 @@ pub(crate) fn rewrite(
             policy::rewrite_vmas(scope.mm, start, end, at, manner, &mut renaming)?;
         *total = total.saturating_add(changed);
         at = resume;
-        pause(at < end)?;
+        unless_killed()?;
     }
     // Each file is held, so that its identity is not given to another one meanwhile.
     let mut files: RBTree<InodeId, MappedFile> = RBTree::new();
@@ -160,11 +162,20 @@ pub(crate) fn rewrite(
             files.try_create_and_insert(file.inode(), file, GFP_KERNEL_ACCOUNT)?;
         }
         at = resume;
-        pause(at < end)?;
+        unless_killed()?;
     }
     if let Some(task) = scope.task {
         let changed = policy::rewrite_tasks(task, scope.mm, manner, &mut renaming)?;
         *total = total.saturating_add(changed);
+    }
+    Ok(())
+}
+
+/// Ends the call between two chunks if it is killed. Other signals wait: there are only so many
+/// VMAs, and who is interrupted again and again would start with the first of them each time.
+fn unless_killed() -> Result {
+    if task::caller_is_killed() {
+        return Err(EINTR);
     }
     Ok(())
 }

@@ -115,6 +115,6 @@ impl Target {
 
     /// Whether it has exited since it was found.
     pub(crate) fn is_gone(&self) -> bool {
-        self.mm.is_abandoned() || task::is_dead(&self.task)
+        self.mm.is_gone() || task::is_dead(&self.task)
     }
 }

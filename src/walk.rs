@@ -57,6 +57,12 @@ pub(crate) struct Collector<'a> {
     pub(crate) mark: Mark,
     /// That VMA may be written to.
     pub(crate) writable: bool,
+    /// A FUSE server answers for its file.
+    pub(crate) fuse: bool,
+    /// Do not stop before the next file without a known mark: what is there stays.
+    pub(crate) pass_unknown: bool,
+    /// Such a file is where the walk is.
+    pub(crate) unknown: bool,
 }
 
 impl Collector<'_> {
@@ -79,7 +85,7 @@ impl Collector<'_> {
             Some(Reason::Shared)
         } else if mapped.is_unmovable() {
             Some(Reason::Unmovable)
-        } else if mapped.is_migrating() {
+        } else if mapped.is_migrating() || self.unknown {
             Some(Reason::Busy)
         } else if mapped.is_pinned() {
             Some(Reason::Pinned)
@@ -91,6 +97,7 @@ impl Collector<'_> {
     fn isolate(&mut self, mapped: &Mapped<'_>) -> Result<(), NotIsolated> {
         match &mut self.lists {
             Some(lists) if mapped.is_hugetlb() => mapped.isolate(&mut lists.huge),
+            Some(lists) if self.fuse && !mapped.is_anon() => mapped.isolate(&mut lists.fuse),
             Some(lists) => mapped.isolate(&mut lists.plain),
             None => Ok(()),
         }
@@ -100,9 +107,15 @@ impl Collector<'_> {
 impl Visitor for Collector<'_> {
     fn vma(&mut self, vma: &Vma) -> VmaStep {
         self.writable = vma.writable;
+        self.fuse = vma.fuse;
+        self.unknown = false;
         match vma.inode.map(|inode| self.marks.get(inode)) {
             None => self.mark = Mark::Migratable,
             Some(Some(mark)) => self.mark = mark,
+            Some(None) if core::mem::take(&mut self.pass_unknown) => {
+                self.mark = Mark::Migratable;
+                self.unknown = true;
+            }
             Some(None) => return VmaStep::UnknownFile,
         }
         VmaStep::Enter

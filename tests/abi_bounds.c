@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/xattr.h>
 #include <time.h>
 
@@ -422,6 +423,104 @@ TEST(target_is_not_held_up)
 		/* One may wait at the beginning, and one at the end. */
 		EXPECT_LE(ROUNDS, rounds);
 	}
+	child_end(&c);
+}
+
+/*
+ * A mapping of a hugetlb file system costs its owner nothing, and the walk looks
+ * for its pages one by one: 2^25 of them here. A signal must end that.
+ */
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
+static void empty_hugetlb(struct child *c, void *arg)
+{
+	enum { MS = 300 };
+	const struct itimerval once = { .it_value.tv_usec = MS * 1000 };
+	struct sigaction act = { .sa_handler = on_alarm };
+	const size_t len = 1UL << 46;
+	uint64_t pages[MAX_NODES];
+	int fd = pm_open();
+	char *p;
+
+	(void)arg;
+	drop_to(NOBODY);
+	sigaction(SIGALRM, &act, NULL);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB, -1, 0);
+	if (p == MAP_FAILED)
+		die("mmap of 64 TiB of huge pages");
+	for (int i = 0; i < 3; i++) {
+		double begin = now();
+		long ret;
+
+		setitimer(ITIMER_REAL, &once, NULL);
+		if (i == 2)
+			ret = pm_placement(fd, 0, p, len, pages);
+		else
+			ret = pm_move(fd, 0, p, len, i ? PAGE_MIGRATE_DRY_RUN : 0, 1, &mem[0],
+				      &mem[1], NULL);
+		child_put(c, (now() - begin) * 1000);
+		/* A machine that is fast enough gets to its end. */
+		child_put(c, ret == -EINTR || (ret == 0 && now() - begin < MS / 1000.0));
+	}
+}
+
+TEST(empty_huge_pages_without_end)
+{
+	struct child c;
+
+	child_start(&c, empty_hugetlb, NULL);
+	for (int i = 0; i < 3; i++) {
+		double took = child_get(&c) / 1000.0;
+
+		TH_LOG("call %d returned after %.3f s", i, took);
+		EXPECT_GT(2.0 * patience(), took);
+		EXPECT_EQ(1, child_get(&c));
+	}
+	child_end(&c);
+}
+
+/* Each look at the target finds another file that nobody has seen before. */
+static void *renewer(void *arg)
+{
+	char *at = arg;
+
+	for (;;) {
+		int file = memfd_create("pm", 0);
+
+		if (file < 0 || ftruncate(file, PAGE) ||
+		    mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) != at)
+			die("memfd");
+		close(file);
+	}
+	return NULL;
+}
+
+static void ever_new_files(struct child *c, void *arg)
+{
+	char *p = reserve(4);
+	pthread_t t;
+
+	(void)arg;
+	drop_to(NOBODY);
+	for (int i = 0; i < 3; i++)
+		if (pthread_create(&t, NULL, renewer, p + i * PAGE))
+			die("pthread_create");
+	whole_process(c);
+}
+
+TEST(target_that_maps_ever_new_files)
+{
+	struct child c;
+	double took;
+
+	child_start(&c, ever_new_files, NULL);
+	took = child_get(&c) / 1000.0;
+	TH_LOG("the longest call took %.3f s", took);
+	EXPECT_GT(SOON, took);
 	child_end(&c);
 }
 

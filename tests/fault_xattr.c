@@ -46,6 +46,7 @@ static struct {
 	/* Seen by the test. */
 	_Atomic int asked[FILES][NAMES], answered[FILES][NAMES];
 	_Atomic int interrupted;
+	_Atomic int released[FILES];		/* closed for the last time */
 	_Atomic int spare_reads;
 	_Atomic bool disorder;			/* user. was asked for first */
 	/* What the server has to give. */
@@ -158,6 +159,14 @@ static void serve_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t 
 	fuse_reply_write(req, size);
 }
 
+static void serve_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)fi;
+	if (ino < FIRST_INO + FILES)
+		server->released[ino - FIRST_INO]++;
+	fuse_reply_err(req, 0);
+}
+
 static void serve_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
 	(void)ino;
@@ -214,6 +223,7 @@ static struct fuse_session *session_start(void)
 		.open = serve_open,
 		.read = serve_read,
 		.write = serve_write,
+		.release = serve_release,
 		.fsync = serve_fsync,
 		.getxattr = serve_getxattr,
 	};
@@ -254,7 +264,9 @@ static void be_server(struct child *c, void *arg)
 /*
  * The target.
  */
-enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK };
+enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK, REPLACE, GROW };
+/* Pages that GROW makes. */
+enum { GROWTH = 16384 };
 
 struct scene {
 	struct child server, target;
@@ -368,6 +380,13 @@ static void obey(const struct scene *s, struct child *c)
 		case MOVE_BACK:
 			answer = pm_move(s->fd, 0, s->area, AREA * PAGE, 0, 1, &mem[1], &mem[0],
 					 NULL);
+			break;
+		case REPLACE:
+			for (int i = 0; i < FILES; i++)
+				fill(memory(file_of(s, i)), N, seeds[1 + i]);
+			break;
+		case GROW:
+			fill(lazy_map(GROWTH, MADV_NOHUGEPAGE), GROWTH, 1);
 			break;
 		}
 	}
@@ -648,6 +667,30 @@ TEST(target_lives_on_while_the_server_thinks)
 	/* What was busy. */
 	move_all(_metadata, &s, 0, 1, 0);
 	landed(_metadata, &s, false, false);
+	scene_end(_metadata, &s);
+}
+
+/* A call does not keep files open: what their last close does is done. */
+TEST(files_are_closed_meanwhile)
+{
+	struct caller c;
+	struct scene s;
+
+	scene_start(&s, PROT_READ, false);
+	hold(1, true);
+	caller_start(&c, &s);
+	ASSERT_TRUE(wait_for(&server->asked[1][TRUSTED], 1));
+	EXPECT_EQ(0, server->released[0]);
+	ASSERT_EQ(0, tell(&s, REPLACE));
+	/* The first has been asked for its mark, the second is just being asked. */
+	for (int i = 0; i < FILES; i++)
+		EXPECT_TRUE(wait_for(&server->released[i], 1));
+	EXPECT_FALSE(speaks(&c.child, 0));
+	hold(1, false);
+	ASSERT_TRUE(caller_returns(&c, LONG));
+	EXPECT_LE(0, c.end->ret);
+	EXPECT_TRUE(all_on(s.target.pid, part(&s, 0), N, &mem[1], 1));
+	EXPECT_TRUE(all_on(s.target.pid, part(&s, 1 + FILES), N, &mem[1], 1));
 	scene_end(_metadata, &s);
 }
 
@@ -1157,13 +1200,20 @@ TEST(target_exits_meanwhile)
 {
 	struct caller c;
 	struct scene s;
+	long pages;
 
 	scene_start(&s, PROT_READ, false);
+	ASSERT_EQ(0, tell(&s, GROW));
 	hold(0, true);
 	caller_start(&c, &s);
 	ASSERT_TRUE(wait_for(&server->asked[0][TRUSTED], 1));
+	pages = vmstat("nr_anon_pages");
 	kill(s.target.pid, SIGKILL);
 	ASSERT_TRUE(dies(&s.target, LONG));
+	/* Its memory is given back, however long the call still takes. */
+	for (int i = 0; i < 100 && pages - vmstat("nr_anon_pages") < GROWTH / 2; i++)
+		usleep(20000);
+	EXPECT_LT(GROWTH / 2, pages - vmstat("nr_anon_pages"));
 	EXPECT_FALSE(speaks(&c.child, 0));
 	hold(0, false);
 	ASSERT_TRUE(caller_returns(&c, LONG));

@@ -2,8 +2,6 @@
 
 //! Mapped files.
 
-use core::ptr::NonNull;
-
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -15,32 +13,35 @@ use crate::bindings;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct InodeId(pub(super) usize);
 
-/// A file that a process maps.
+/// A file that a process maps, or has mapped.
 ///
 /// # Invariants
 ///
-/// Holds a reference to an open file.
-pub(crate) struct MappedFile(NonNull<bindings::file>);
+/// Holds references to the mount and to the name of a file, and with them to its inode.
+pub(crate) struct MappedFile(bindings::path);
+
+// SAFETY: The references may be used and given up by any thread.
+unsafe impl Send for MappedFile {}
 
 impl MappedFile {
-    /// Takes over a reference.
+    /// Takes over what the shim holds, `None` if that is nothing.
     ///
     /// # Safety
     ///
-    /// `file` must be an open file with a reference that the caller gives away.
-    pub(super) unsafe fn from_raw(file: NonNull<bindings::file>) -> Self {
+    /// `held` must be empty, or hold references that the caller gives away.
+    pub(super) unsafe fn from_raw(held: bindings::path) -> Option<Self> {
         // INVARIANT: By the requirements.
-        Self(file)
+        (!held.dentry.is_null()).then_some(Self(held))
     }
 
-    pub(super) fn as_raw(&self) -> *mut bindings::file {
-        self.0.as_ptr()
+    pub(super) fn as_raw(&self) -> *const bindings::path {
+        &raw const self.0
     }
 
-    /// The identity of the file behind it.
+    /// The identity of the file.
     pub(crate) fn inode(&self) -> InodeId {
-        // SAFETY: By the type invariant the file is open.
-        InodeId(unsafe { bindings::pm_shim_file_inode(self.0.as_ptr()) } as usize)
+        // SAFETY: The file is held by the type invariant.
+        InodeId(unsafe { bindings::pm_shim_file_inode(self.as_raw()) } as usize)
     }
 
     /// Reads an extended attribute into `value` and returns its length.
@@ -53,11 +54,11 @@ impl MappedFile {
     /// `ENODATA` or `EOPNOTSUPP` if there is none, `ERANGE` if it is larger than `value`, and
     /// whatever the file system has to say.
     pub(crate) fn xattr(&self, name: &CStr, value: &mut [u8]) -> Result<usize> {
-        // SAFETY: The file is open by the type invariant, `name` is a C string, and `value` is
+        // SAFETY: The file is held by the type invariant, `name` is a C string, and `value` is
         // writable for its length.
         let len = unsafe {
             bindings::pm_shim_file_xattr(
-                self.0.as_ptr(),
+                self.as_raw(),
                 name.as_char_ptr(),
                 value.as_mut_ptr().cast(),
                 value.len(),
@@ -72,7 +73,7 @@ impl MappedFile {
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type invariant.
-        unsafe { bindings::pm_shim_file_put(self.0.as_ptr()) };
+        // SAFETY: The references are ours by the type invariant.
+        unsafe { bindings::pm_shim_file_put(self.as_raw()) };
     }
 }

@@ -91,12 +91,13 @@ impl FolioList {
         unsafe { bindings::pm_shim_list_put_back(self.as_raw()) };
     }
 
-    /// Migrates the folios to where `mover` says. Those that were not migrated stay in the list.
-    pub(crate) fn migrate(&mut self, mut mover: &mut dyn Mover) {
+    /// Migrates the folios to where `mover` says. Those that were not migrated stay in the list,
+    /// and with `wait` false also those that somebody else has locked.
+    pub(crate) fn migrate(&mut self, mut mover: &mut dyn Mover, wait: bool) {
         let ctx: *mut &mut dyn Mover = &mut mover;
         // SAFETY: The list links isolated folios by the type invariant. `ctx` lives until the call
         // returns, and only the two functions below use it.
-        unsafe { bindings::pm_shim_migrate(self.as_raw(), ctx.cast()) };
+        unsafe { bindings::pm_shim_migrate(self.as_raw(), ctx.cast(), wait) };
     }
 }
 

@@ -8,8 +8,9 @@ use core::{
 };
 
 use kernel::{
+    error::to_result,
     ffi::c_void,
-    mm::MmWithUser,
+    mm::Mm,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -31,6 +32,8 @@ pub(crate) struct Vma {
     pub(crate) inode: Option<InodeId>,
     /// It may be written to.
     pub(crate) writable: bool,
+    /// A FUSE server answers for the file.
+    pub(crate) fuse: bool,
 }
 
 /// A run of present pages of one folio, under its page-table lock.
@@ -161,18 +164,21 @@ pub(crate) struct WalkEnd {
     pub(crate) unknown: Option<MappedFile>,
 }
 
-/// The address space of a process, kept from being torn down.
-pub(crate) struct UserMm(ARef<MmWithUser>);
+/// The address space of a process.
+///
+/// The structure is held, the memory is not: it is given back when the process exits. So whatever
+/// looks into it may find that it is gone.
+pub(crate) struct UserMm(ARef<Mm>);
 
 impl UserMm {
     /// Takes over a reference, if there is one.
     ///
     /// # Safety
     ///
-    /// `mm` must be null, or an address space with a user reference that the caller gives away.
+    /// `mm` must be null, or an address space with a reference that the caller gives away.
     pub(super) unsafe fn from_raw(mm: *mut bindings::mm_struct) -> Option<Self> {
-        // CAST: `MmWithUser` is a transparent wrapper of `struct mm_struct`.
-        let mm = NonNull::new(mm.cast::<MmWithUser>())?;
+        // CAST: `Mm` is a transparent wrapper of `struct mm_struct`.
+        let mm = NonNull::new(mm.cast::<Mm>())?;
         // SAFETY: By the requirements the reference is ours.
         Some(Self(unsafe { ARef::from_raw(mm) }))
     }
@@ -194,10 +200,10 @@ impl UserMm {
             .is_some_and(|mm| core::ptr::eq(mm.as_raw(), self.as_raw()))
     }
 
-    /// Whether nobody but the holder of this uses it any more.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    /// Whether nobody uses it any more.
+    pub(crate) fn is_gone(&self) -> bool {
         // SAFETY: The address space is a live reference.
-        unsafe { bindings::pm_shim_mm_is_last_user(self.as_raw()) }
+        unsafe { bindings::pm_shim_mm_is_gone(self.as_raw()) }
     }
 
     /// Shows present pages of `start..end` to `visitor`, for a bounded time.
@@ -206,7 +212,7 @@ impl UserMm {
     ///
     /// # Errors
     ///
-    /// `EINTR` if the caller is being killed.
+    /// `EINTR` if the caller is being killed, `ESRCH` if nobody uses the address space any more.
     pub(crate) fn walk(
         &self,
         start: usize,
@@ -219,13 +225,9 @@ impl UserMm {
         // only the two functions below use it, and `walk` is writable.
         let how =
             unsafe { bindings::pm_shim_mm_walk(self.as_raw(), start, end, sink.cast(), &mut walk) };
-        if how < 0 {
-            return Err(EINTR);
-        }
-        let unknown = NonNull::new(walk.file).map(|file| {
-            // SAFETY: The shim took a reference to any file that it tells of.
-            unsafe { MappedFile::from_raw(file) }
-        });
+        to_result(how.min(0))?;
+        // SAFETY: The shim holds any file that it tells of.
+        let unknown = unsafe { MappedFile::from_raw(walk.file) };
         Ok(WalkEnd {
             resume: walk.resume,
             unknown,
@@ -250,6 +252,7 @@ unsafe extern "C" fn page_migrate_walk_vma(
     let vma = Vma {
         inode: (!facts.inode.is_null()).then_some(InodeId(facts.inode as usize)),
         writable: facts.flags & bindings::PM_VMA_WRITE != 0,
+        fuse: facts.flags & bindings::PM_VMA_FUSE != 0,
     };
     match visitor.vma(&vma) {
         VmaStep::Enter => bindings::pm_step_PM_STEP_ON,

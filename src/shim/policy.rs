@@ -2,8 +2,6 @@
 
 //! Memory policies of VMAs, threads and files.
 
-use core::ptr::NonNull;
-
 use kernel::{
     error::to_result,
     ffi::{
@@ -104,7 +102,7 @@ fn changed(count: c_long) -> Result<u64> {
 ///
 /// # Errors
 ///
-/// `EINTR` if the caller is being killed.
+/// `EINTR` if the caller is being killed, `ESRCH` if nobody uses the address space any more.
 pub(crate) fn rewrite_vmas(
     mm: &UserMm,
     start: usize,
@@ -145,7 +143,7 @@ pub(crate) fn rewrite_tasks(
 ///
 /// # Errors
 ///
-/// `EINTR` if the caller is being killed.
+/// `EINTR` if the caller is being killed, `ESRCH` if nobody uses the address space any more.
 pub(crate) fn next_file(
     mm: &UserMm,
     start: usize,
@@ -153,15 +151,13 @@ pub(crate) fn next_file(
     at: usize,
 ) -> Result<(Option<MappedFile>, usize)> {
     let mut resume = at;
-    let mut file = core::ptr::null_mut();
+    let mut file = bindings::path::default();
     // SAFETY: The address space is a live reference, the others are writable.
     to_result(unsafe {
         bindings::pm_shim_policy_next_file(mm.as_raw(), start, end, &mut resume, &mut file)
     })?;
-    let file = NonNull::new(file).map(|file| {
-        // SAFETY: The shim took a reference to the file.
-        unsafe { MappedFile::from_raw(file) }
-    });
+    // SAFETY: The shim holds any file that it tells of.
+    let file = unsafe { MappedFile::from_raw(file) };
     Ok((file, resume))
 }
 
@@ -179,7 +175,7 @@ pub(crate) fn rewrite_file(
 ) -> Result<(u64, Option<usize>)> {
     let mut resume = at;
     let count = with_pass(manner, editor, |pass| {
-        // SAFETY: The file is open and of shmem, `pass` holds an editor that lives until this
+        // SAFETY: The file is held and of shmem, `pass` holds an editor that lives until this
         // returns, and `resume` is writable.
         unsafe { bindings::pm_shim_policy_file(file.as_raw(), pass, &mut resume) }
     });

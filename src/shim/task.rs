@@ -84,6 +84,12 @@ pub(crate) fn is_dead(task: &Task) -> bool {
     unsafe { bindings::pm_shim_task_is_dead(task.as_ptr()) }
 }
 
+/// Whether a signal kills the caller.
+pub(crate) fn caller_is_killed() -> bool {
+    // SAFETY: Asks about the current task only.
+    unsafe { bindings::pm_shim_caller_is_killed() }
+}
+
 /// Whether the caller may move pages that several processes map.
 pub(crate) fn caller_may_move_shared() -> bool {
     // SAFETY: Asks about the current task only.
@@ -141,7 +147,7 @@ impl<'a> Steady<'a> {
     pub(crate) fn mm(&self) -> Option<UserMm> {
         // SAFETY: The task is a live reference.
         let mm = unsafe { bindings::pm_shim_task_mm(self.0.as_ptr()) };
-        // SAFETY: The shim returned null or a reference that counts as a user.
+        // SAFETY: The shim returned null or a reference.
         unsafe { UserMm::from_raw(mm) }
     }
 }
