@@ -322,6 +322,19 @@ static long move_all(int fd, const void *p, size_t len, int from, int to)
 	return ret;
 }
 
+/* The very same call, until all is done. */
+static long repeat(int fd, struct page_migrate_request *req)
+{
+	long ret = 1;
+
+	for (int i = 0; i < 20 && ret > 0; i++) {
+		if (i)
+			usleep(50000);
+		ret = pm_migrate(fd, req);
+	}
+	return ret;
+}
+
 /* The half that can be in swap: what is not there was not brought in. */
 static size_t not_there(const char *p)
 {
@@ -440,7 +453,7 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 			ASSERT_TRUE(all_unmovable(fd, self->p, a, b))
 				TH_LOG("failure %d: %ld", n, ret);
 		} else {
-			ASSERT_EQ(0, move_all(fd, start, len, a, b))
+			ASSERT_EQ(0, repeat(fd, &req))
 				TH_LOG("failure %d: %ld", n, ret);
 		}
 		ASSERT_TRUE(all_on(0, self->p, self->npages, &to, 1))

@@ -6,6 +6,7 @@
 #ifndef PM_TESTS_HARNESS_H
 #define PM_TESTS_HARNESS_H
 
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 
@@ -20,7 +21,9 @@ static inline int patience(void)
 /* This is how the harness waits for a test. */
 static inline int pm_patient_poll(struct pollfd *fds, nfds_t n, int ms)
 {
-	return poll(fds, n, ms > 0 ? ms * patience() : ms);
+	long long longer = (long long)ms * patience();
+
+	return poll(fds, n, ms > 0 && longer > INT_MAX ? INT_MAX : longer);
 }
 
 #define poll pm_patient_poll

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <time.h>
 
 /* What a busy target counts, in memory that it shares with the test. */
@@ -241,6 +242,8 @@ TEST(caller_is_killed_during_the_call)
 		child_start(&caller, calling_child, &a);
 		child_get(&caller);
 		usleep(after[i]);
+		/* It is at work, or has told why not. */
+		ASSERT_EQ(0, waitpid(caller.pid, NULL, WNOHANG));
 		start = now();
 		child_end(&caller);
 		EXPECT_GT(5.0 * patience(), now() - start);

@@ -501,8 +501,19 @@ static void op_pin(struct worker *w, struct area *a)
 		if (a->kind != CACHE && errno != ENOMEM && errno != EINTR && errno != EFAULT)
 			die("IORING_REGISTER_BUFFERS");
 	} else {
+		uint64_t was[MAX_AREA], is;
+
+		/* What reads and writes it by its frame would miss one that has moved. */
+		for (size_t i = 0; i < part.npages; i++)
+			was[i] = pfn_of(part.p + i * PAGE);
 		op_write(w, a);
 		usleep(below(&w->rnd, 3000));
+		for (size_t i = 0; i < part.npages; i++) {
+			is = pfn_of(part.p + i * PAGE);
+			/* There is none while somebody tries to move it. */
+			if (was[i] && is && was[i] != is && b->wrong++ < 8)
+				fprintf(stderr, "# a pinned page of kind %d has moved\n", a->kind);
+		}
 		area_check(w, a);
 	}
 	close(ring);
@@ -875,7 +886,7 @@ static bool hold(FIXTURE_DATA(soak) *self, pid_t pid)
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, 0) || ptrace(PTRACE_INTERRUPT, pid, 0, 0))
 		return errno == ESRCH;
-	for (int i = 0; i < 3000; i++) {
+	for (int i = 0; i < 3000 * patience(); i++) {
 		if (waitpid(pid, &status, WNOHANG | __WALL) == pid) {
 			if (!WIFSTOPPED(status))
 				return false;
@@ -1013,7 +1024,7 @@ static void freeze(const struct cg *cg)
 	if (cg_set((struct cg *)cg, "cgroup.freeze", "1"))
 		die("cgroup.freeze");
 	snprintf(path, sizeof(path), "%s/cgroup.events", cg->path);
-	for (int i = 0; i < 1000 * patience() && !strstr(text, "frozen 1"); i++) {
+	for (int i = 0; i < 6000 * patience() && !strstr(text, "frozen 1"); i++) {
 		usleep(10000);
 		if (file_read(path, text, sizeof(text)))
 			die("%s", path);

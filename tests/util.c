@@ -1014,7 +1014,7 @@ void cg_leave(pid_t pid)
 void cg_remove(struct cg *cg)
 {
 	/* A process that has just died is counted for a moment more. */
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < 1500; i++) {
 		if (!rmdir(cg->path))
 			return;
 		usleep(20000);
