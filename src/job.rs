@@ -363,9 +363,7 @@ impl Call<'_> {
         let Some(file) = self.unknown.take() else {
             return Ok(());
         };
-        self.marks
-            .learn(file, self.stuck > 0)
-            .map_err(ended_by)?;
+        self.marks.learn(file, self.stuck > 0).map_err(ended_by)?;
         self.pause(false)
     }
 
@@ -424,7 +422,11 @@ impl Call<'_> {
             finished?;
         }
         let stuck = walked.unknown.is_some() && walked.resume == at;
-        self.stuck = if stuck { self.stuck.saturating_add(1) } else { 0 };
+        self.stuck = if stuck {
+            self.stuck.saturating_add(1)
+        } else {
+            0
+        };
         self.unknown = walked.unknown;
         self.drained = wants_drain;
         if wants_drain {

@@ -423,7 +423,8 @@ TEST_F(range, max_pages_huge)
 	char *p = map_thp(N, mem[1]);
 	size_t moved;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	req = pm_req(0, p, N * HPAGE, 1, &mem[1], &mem[3]);
 	req.max_pages = 1;
 	ASSERT_EQ(0, pm_migrate(self->fd, &req));

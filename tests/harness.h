@@ -34,10 +34,7 @@ static inline int pm_patient_poll(struct pollfd *fds, nfds_t n, int ms)
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 240
 
-/* For tests that are about huge pages. */
-#define NEED_THP() do { \
-	if (!has_thp()) \
-		SKIP(return, "no transparent huge pages"); \
-} while (0)
+/* Why tests that are about huge pages are skipped without has_thp(). */
+#define NO_THP "no transparent huge pages"
 
 #endif

@@ -223,7 +223,8 @@ TEST_F(file, large_folios)
 	uint64_t moved;
 	char *p;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	file_fill(self->file, BIG, 12, &mem[1], 1);
 	ASSERT_EQ(0, fsync(self->file));
 	file_write("/proc/sys/vm/drop_caches", "1");

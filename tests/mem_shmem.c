@@ -249,7 +249,8 @@ TEST(huge_pages)
 	struct page_migrate_result res;
 	char *base = reserve(4 * N), *p, *q;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	own_tmpfs("huge=always");
 	file = open("/mnt/file", O_RDWR | O_CREAT, 0600);
 	ASSERT_LE(0, file);

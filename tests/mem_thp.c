@@ -35,7 +35,8 @@ TEST(mapped_by_pmd)
 	char *p = map_thp(H, mem[0]);
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, N, 1);
 	ASSERT_EQ(0, pm_move(fd, 0, p, H * HPAGE, 0, 1, &mem[0], &mem[1], &res)) pm_print(&res);
 	EXPECT_EQ(N, res.moved);
@@ -52,7 +53,8 @@ TEST(mapped_by_pte)
 	char *p = map_thp(H, mem[0]);
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, N, 2);
 	ASSERT_EQ(0, mprotect(p + 100 * PAGE, PAGE, PROT_READ));
 	ASSERT_EQ(0, smaps_kb(0, p, "AnonHugePages"));
@@ -72,7 +74,8 @@ TEST(straddling_two_pmds)
 	char *p = map_thp(1, mem[0]), *t = reserve(2 * HPAGE_NR) + 5 * PAGE;
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, N, 3);
 	ASSERT_EQ(t, mremap(p, HPAGE, HPAGE, MREMAP_MAYMOVE | MREMAP_FIXED, t));
 	ASSERT_TRUE(one_folio(t, HPAGE_NR));
@@ -91,7 +94,8 @@ TEST(partly_in_the_range)
 	char *p = map_thp(2, mem[0]);
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	/* From the middle of the first to the middle of the second. */
 	fill(p, 2 * HPAGE_NR, 4);
 	ASSERT_EQ(0, pm_move(fd, 0, p + 500 * PAGE, 100 * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res))
@@ -114,7 +118,8 @@ TEST(parts_far_apart)
 	char *mid = base + HPAGE, *far = mid + FAR * PAGE;
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, HPAGE_NR, 5);
 	ASSERT_EQ(base, mremap(p, HPAGE / 2, HPAGE / 2, MREMAP_MAYMOVE | MREMAP_FIXED, base));
 	ASSERT_EQ(far, mremap(p + HPAGE / 2, HPAGE / 2, HPAGE / 2,
@@ -143,7 +148,8 @@ TEST(swap_of_huge_and_small)
 	char *p[H], *s[H];
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	for (int i = 0; i < H; i++) {
 		p[i] = map_thp(1, mem[i % 2]);
 		fill(p[i], HPAGE_NR, i);
@@ -174,7 +180,8 @@ TEST(shared_after_fork)
 	struct page_migrate_result res;
 	struct child c;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, HPAGE_NR, 6);
 	child_start(&c, reading_child, p);
 	ASSERT_EQ(0, child_get(&c));
@@ -199,7 +206,8 @@ TEST(partly_unmapped)
 	struct page_migrate_result res;
 	size_t present;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, HPAGE_NR, 7);
 	ASSERT_EQ(0, madvise(p + 100 * PAGE, 200 * PAGE, MADV_DONTNEED));
 	present = present_pages(0, p, HPAGE_NR);
@@ -218,7 +226,8 @@ TEST(locked)
 	char *p = map_thp(1, mem[0]);
 	struct page_migrate_result res;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	fill(p, HPAGE_NR, 8);
 	ASSERT_EQ(0, mlock(p, HPAGE));
 	ASSERT_EQ(0, pm_move(fd, 0, p, HPAGE, 0, 1, &mem[0], &mem[1], &res)) pm_print(&res);
@@ -240,7 +249,8 @@ FIXTURE_SETUP(mthp)
 {
 	char *p, *end;
 
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	ASSERT_EQ(0, file_read(MTHP_64K, self->was, sizeof(self->was)));
 	p = strchr(self->was, '[');
 	ASSERT_NE(NULL, p);
@@ -307,7 +317,8 @@ enum { FRAG_H = 16 };
 
 FIXTURE_SETUP(fragmented)
 {
-	NEED_THP();
+	if (!has_thp())
+		SKIP(return, NO_THP);
 	self->p = map_thp(FRAG_H, mem[0]);
 	fill(self->p, FRAG_H * HPAGE_NR, 11);
 	fragment_start(&self->frag, mem[1], FRAG_H * HPAGE_NR + 4096);
