@@ -102,6 +102,9 @@
  * Marks are read anew in each call. On a FUSE mount of another user they are
  * read only if the mount is open to others (allow_other); else there is none.
  *
+ * Where a target maps one new file after the other in the same place, so that
+ * the mark of the one that is there is never known, its pages count as busy.
+ *
  * A page that one mapping exempts moves when it is met through another that
  * does not. A file that is deleted but still mapped is treated like any other.
  */
@@ -151,7 +154,9 @@
  *	looked at, all counts are 0 and resume_va is va_start.
  * EINTR
  *	A signal came. What is done stays done, resume_va tells where the call
- *	stopped, and the same call again goes on with the job.
+ *	stopped, and the same call again goes on with the job. It gets on even if
+ *	each call is interrupted: unless the signal kills, the first part of the
+ *	range is looked at.
  * ENOTTY
  *	An unknown ioctl number.
  *
@@ -265,7 +270,7 @@ struct page_migrate_info {
  *	move such pages, or gave PAGE_MIGRATE_EXCLUSIVE. A page that is mapped
  *	more than once may count here: the kernel cannot always tell.
  * @busy: Pages that could not be moved now: locked, under writeback, or
- *	briefly referenced.
+ *	briefly referenced. The lock of a FUSE file's page is not waited for.
  * @pinned: Pages pinned for DMA or otherwise held for long, where the kernel
  *	can tell; else they count in @busy.
  * @unmovable: Pages that the kernel cannot move at all (memfd_secret).
