@@ -794,6 +794,8 @@ FIXTURE_SETUP(soak)
 	self->rnd = b->seed * 2654435761U ?: 1;
 	self->seconds = number("PM_SECONDS", 160);
 	TH_LOG("PM_SEED=%u PM_SECONDS=%ld", b->seed, self->seconds);
+	if (file_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory"))
+		die("no memory controller");
 	cg_make(&self->cg, "soak", NULL);
 	swap_start(self->swap, sizeof(self->swap), SWAP_PAGES);
 	file_write("/sys/kernel/mm/ksm/sleep_millisecs", "20");
@@ -944,6 +946,10 @@ static void disturb(struct __test_metadata *_metadata, FIXTURE_DATA(soak) *self)
 		break;
 	case 7:
 		file_write("/proc/sys/vm/drop_caches", "1");
+		break;
+	case 8 ... 11:
+		/* What is in swap must leave memory, too, before it can come back. */
+		cg_set(&self->cg, "memory.reclaim", "4M");
 		break;
 	}
 	/* Nobody but us ends a target. */
