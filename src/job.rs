@@ -482,6 +482,13 @@ impl Call<'_> {
             return Ok(());
         }
         let (short_from, waiting) = (&mut self.short_from, &self.waiting);
+        // What is in such a frame from now on is another page, unless it stays there once more.
+        if matches!(mode, Mode::Rescue(_)) {
+            let _ = self.batch.try_for_each(|pfn, nr_pages| {
+                waiting.unmark(pfn, nr_pages);
+                Ok(())
+            });
+        }
         let counts = match mode {
             Mode::Rescue(_) => &mut second,
             _ => &mut self.outcome.counts,
