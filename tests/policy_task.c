@@ -442,6 +442,10 @@ static void run_busy(struct child *c, void *arg)
 		if (pthread_create(&id[i], NULL, keep_faulting, &all[i]))
 			die("pthread_create");
 	}
+	/* Each has its policy before the first swap. */
+	for (size_t i = 0; i < ARRAY_LEN(modes); i++)
+		while (!b->rounds[i])
+			usleep(1000);
 	child_put(c, 1);
 	for (size_t i = 0; i < ARRAY_LEN(modes); i++)
 		pthread_join(id[i], NULL);
