@@ -35,7 +35,7 @@ enum {
 };
 
 #define MS 1000000LL
-#define LONG_CALL (1000 * MS * patience())
+#define LONG_CALL (3000 * MS * patience())
 #define MAX_PAUSE (5000 * MS * patience())
 
 /* What the target tells the test, in memory that they share. */
