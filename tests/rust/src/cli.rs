@@ -95,6 +95,26 @@ impl Done {
         self
     }
 
+    /// Checks that it has moved all that it may: what programs share, such as libraries, may lie on
+    /// an old node, and stays where the caller has no right to move it.
+    #[track_caller]
+    pub fn expect_all_but_shared(self) -> Self {
+        if self.status == 3 {
+            let left: Vec<_> = self
+                .out
+                .lines()
+                .skip_while(|l| !l.starts_with("left behind:"))
+                .collect();
+            assert!(
+                left.len() == 2 && left[1].contains("shared with other processes"),
+                "{}",
+                self.out
+            );
+            return self;
+        }
+        self.expect(0)
+    }
+
     /// What it printed.
     #[track_caller]
     pub fn json(&self) -> Value {
