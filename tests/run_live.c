@@ -605,11 +605,12 @@ TEST_F(full, nodes_change_places)
 	EXPECT_EQ(0, res.moved_fallback);
 	/*
 	 * Where the caller changes its CPU, free pages hide on the lists of the one
-	 * before, and the last pages may find none. The next call does.
+	 * before, and the last pages may find none. Where a node is full, kswapd
+	 * looks at its pages, which are busy then. The next call does.
 	 */
-	EXPECT_LE(res.no_memory, f.npages / 100) pm_print(&res);
-	EXPECT_EQ(f.npages, res.moved + res.no_memory) pm_print(&res);
-	for (int i = 0; i < 10 && ret == -ENOMEM && res.no_memory; i++) {
+	EXPECT_LE(res.no_memory + res.busy, f.npages / 100) pm_print(&res);
+	EXPECT_EQ(f.npages, res.moved + res.no_memory + res.busy) pm_print(&res);
+	for (int i = 0; i < 10 && (ret > 0 || (ret == -ENOMEM && res.no_memory)); i++) {
 		cpu_lists_drain();
 		ret = pm_move(fd, c.pid, f.p, f.npages * PAGE, 0, 2, SWAP_OLD, SWAP_NEW, &res);
 	}
