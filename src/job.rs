@@ -178,7 +178,7 @@ struct Call<'a> {
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
     unknown: Option<MappedFile>,
-    /// Walks that have stopped where they began, one after the other.
+    /// Walks that stopped where they began, one after the other, though a mark had just been read.
     stuck: u32,
     batch: Batch,
     lists: Lists,
@@ -376,6 +376,7 @@ impl Call<'_> {
     ///
     /// Says why the call must end.
     fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
+        let learns = self.unknown.is_some();
         self.learn()?;
         let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
         let limit = match self.order.max_pages {
@@ -421,7 +422,7 @@ impl Call<'_> {
             }
             finished?;
         }
-        let stuck = walked.unknown.is_some() && walked.resume == at;
+        let stuck = learns && walked.unknown.is_some() && walked.resume == at;
         self.stuck = if stuck {
             self.stuck.saturating_add(1)
         } else {
