@@ -19,19 +19,6 @@
 #define SHIFT_OLD NODES(mem[0], mem[1])
 #define SHIFT_NEW NODES(mem[1], mem[2])
 
-static uint64_t fdinfo(pid_t pid, int fd, const char *key)
-{
-	char path[64], buf[4096], *p;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	if (file_read(path, buf, sizeof(buf)))
-		die("%s", path);
-	p = strstr(buf, key);
-	if (!p)
-		die("no %s in %s", key, path);
-	return strtoull(p + strlen(key), NULL, 0);
-}
-
 FIXTURE(calls)
 {
 	int fd;

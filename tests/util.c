@@ -666,17 +666,17 @@ double now(void)
 	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-static bool has_moved(int fd)
+uint64_t fdinfo(pid_t pid, int fd, const char *key)
 {
-	char path[64], text[1024], *at;
+	char path[64], buf[4096], *p;
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (file_read(path, text, sizeof(text)))
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	if (file_read(path, buf, sizeof(buf)))
 		die("%s", path);
-	at = strstr(text, "moved:");
-	if (!at)
-		die("no moved: in %s", path);
-	return atol(at + 6) > 0;
+	p = strstr(buf, key);
+	if (!p)
+		die("no %s in %s", key, path);
+	return strtoull(p + strlen(key), NULL, 0);
 }
 
 void *kill_in_call(void *killer)
@@ -687,7 +687,7 @@ void *kill_in_call(void *killer)
 	if (k->after_us >= 0)
 		usleep(k->after_us);
 	else
-		while (!has_moved(k->fd) && now() - begin < 20)
+		while (!fdinfo(getpid(), k->fd, "moved:") && now() - begin < 20)
 			;
 	kill(k->pid, SIGKILL);
 	return NULL;

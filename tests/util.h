@@ -154,6 +154,9 @@ void drop_to(uid_t uid);
 /* Gives up one capability of the effective, permitted and bounding sets. */
 void drop_cap(int cap);
 
+/* A number of /proc/PID/fdinfo/FD, such as that behind "moved:". */
+uint64_t fdinfo(pid_t pid, int fd, const char *key);
+
 struct killer {
 	pid_t pid;
 	int fd;
