@@ -563,7 +563,9 @@ static void in_namespace(struct child *c, void *arg)
 		child_put(c, all_on(0, p, NPAGES, &mem[2], 1));
 		_exit(0);
 	}
+	/* While it exits, it holds on to pages that its parents map, too. */
 	waitpid(inner, NULL, 0);
+	child_put(c, 0);
 }
 
 TEST_F(errors, pid_namespace)
@@ -578,6 +580,7 @@ TEST_F(errors, pid_namespace)
 	EXPECT_EQ(1, child_get(&c));
 	EXPECT_EQ(-ESRCH, (long)child_get(&c));
 	EXPECT_EQ(1, child_get(&c));
+	EXPECT_EQ(0, child_get(&c));
 	child_end(&c);
 }
 
