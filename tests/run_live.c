@@ -515,21 +515,21 @@ static void full_child(struct child *c, void *arg)
 {
 	struct full *f = arg;
 	bool until_full = f->run;
-	long floor[2];
+	long floor[2], room[2], more;
 	uint64_t bad = 0;
 
 	wait_for_quiet();
-	for (int k = 0; k < 2; k++)
+	for (int k = 0; k < 2; k++) {
 		floor[k] = high_watermark(mem[k]) + 2048;
-	if (!f->run) {
-		/* All of one node, then all of the other. */
-		long least = node_free(mem[0]) - floor[0];
-
-		if (node_free(mem[1]) - floor[1] < least)
-			least = node_free(mem[1]) - floor[1];
-		/* Some for what the kernel takes meanwhile. */
-		f->run = least - 512;
+		room[k] = node_free(mem[k]) - floor[k];
 	}
+	/* What one node has more than the other is not the target's. */
+	more = room[1] - room[0];
+	bind_to(mem[more > 0]);
+	fill(lazy_map(labs(more) + 1, MADV_NOHUGEPAGE), labs(more) + 1, 0);
+	/* All of one node, then all of the other: some is for the kernel. */
+	if (!f->run)
+		f->run = room[more < 0] - 512;
 	f->p = lazy_map(node_free(mem[0]) + node_free(mem[1]), MADV_NOHUGEPAGE);
 	for (f->npages = 0; until_full || f->npages < 2 * f->run; f->npages++) {
 		size_t i = f->npages;
