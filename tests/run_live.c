@@ -497,20 +497,6 @@ static bool full_on(const struct full *f, size_t page)
 	return page / f->run % 2;
 }
 
-/* What another test had may be on its way back, and the debug kernel takes its time. */
-static void wait_for_quiet(void)
-{
-	long before, free = 0;
-
-	for (int tries = 0, quiet = 0; tries < 50 * patience() && quiet < 3; tries++) {
-		before = free;
-		usleep(200000);
-		cpu_lists_drain();
-		free = node_free(mem[0]) + node_free(mem[1]);
-		quiet = labs(free - before) < 64 ? quiet + 1 : 0;
-	}
-}
-
 static void full_child(struct child *c, void *arg)
 {
 	struct full *f = arg;
@@ -518,7 +504,7 @@ static void full_child(struct child *c, void *arg)
 	long floor[2], room[2], more;
 	uint64_t bad = 0;
 
-	wait_for_quiet();
+	cpu_lists_drain();
 	for (int k = 0; k < 2; k++) {
 		floor[k] = high_watermark(mem[k]) + 2048;
 		room[k] = node_free(mem[k]) - floor[k];
