@@ -368,9 +368,7 @@ TEST_F(fragmented, split_and_counted)
 		ASSERT_EQ(res.no_memory ? -ENOMEM : 0, ret) pm_print(&res);
 		EXPECT_EQ(N, res.moved + res.no_memory) pm_print(&res);
 		EXPECT_EQ(N, pm_sum(&res)) pm_print(&res);
-		for (int j = 0; j < 20 && count_on(0, p, N, mem[1]) != res.moved; j++)
-			usleep(100000);
-		EXPECT_EQ(res.moved, count_on(0, p, N, mem[1])) pm_print(&res);
+		EXPECT_EQ(res.moved, count_at_rest(p, N, mem[1], res.moved)) pm_print(&res);
 		EXPECT_EQ(0, bad_pages(p, N, i));
 		if (res.moved == N) {
 			all++;

@@ -444,11 +444,24 @@ static inline void fragment_start(struct fragment *f, int node, size_t npages)
 	child_get(&f->child);
 }
 
-/* The kernel itself compacts such a node: its pages are away for moments. */
+/*
+ * How many pages are on a node, such as this, that the kernel itself compacts:
+ * its pages are away for moments. Waits for as many as are wanted.
+ */
+static inline size_t count_at_rest(const char *p, size_t npages, int node, size_t want)
+{
+	size_t n = count_on(0, p, npages, node);
+
+	for (int i = 0; i < 20 && n != want; i++) {
+		usleep(100000);
+		n = count_on(0, p, npages, node);
+	}
+	return n;
+}
+
 static inline bool come_to_rest_on(const char *p, size_t npages, int node)
 {
-	for (int i = 0; i < 20 && count_on(0, p, npages, node) < npages; i++)
-		usleep(100000);
+	count_at_rest(p, npages, node, npages);
 	return all_on(0, p, npages, &node, 1);
 }
 
