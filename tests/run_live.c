@@ -607,6 +607,8 @@ TEST_F(full, nodes_change_places)
 	/* A page that the kernel has moved to another frame of its node is a new one. */
 	compacted = vmstat("compact_isolated") - compacted;
 	EXPECT_LE(wrong, compacted);
+	/* What is compacted is counted for the whole machine: too much would pass. */
+	EXPECT_LE(wrong, f.npages / 50);
 	child_put(&c, 1);
 	EXPECT_EQ(0, child_get(&c));
 	child_end(&c);
