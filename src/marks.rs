@@ -59,7 +59,11 @@ impl Mark {
             match file.xattr(name, &mut value) {
                 Ok(len) => return Ok(Self::from_value(value.get(..len).unwrap_or_default())),
                 Err(e) if e == ERANGE => return Ok(Self::Migratable),
-                Err(_) if current!().signal_pending() => return Err(EINTR),
+                // Any other error is an answer, even if a signal came as well: who is interrupted
+                // again and again must get on.
+                Err(e) if (e == EINTR || e == ERESTARTSYS) && current!().signal_pending() => {
+                    return Err(EINTR)
+                }
                 Err(e) if e == ENOMEM => return Err(e),
                 // Not set, not supported, not readable: no mark of this name.
                 Err(_) => {}

@@ -239,8 +239,12 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			break;
 		if (pm_policy_is_done(vma->vm_policy, pass))
 			continue;
-		if (!pass->dry_run)
-			vma_start_write(vma);
+		/*
+		 * A page fault holds a VMA for as long as its file system takes.
+		 * Who is killed meanwhile is told so by the caller's next check.
+		 */
+		if (!pass->dry_run && vma_start_write_killable(vma))
+			break;
 		changed += pm_policy_edit(vma->vm_policy, pass);
 	}
 	if (pass->dry_run)

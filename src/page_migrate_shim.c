@@ -284,7 +284,7 @@ struct mm_struct *pm_shim_task_mm(struct task_struct *task)
 
 	if (mm) {
 		mmgrab(mm);
-		mmput(mm);
+		mmput_async(mm);
 	}
 	return mm;
 }
@@ -313,13 +313,17 @@ bool pm_shim_mm_is_gone(struct mm_struct *mm)
  * Only a hold of its lock keeps the memory of an address space. A caller may
  * wait for a file system for long: meanwhile the memory of a process that
  * exits is given back as ever.
+ *
+ * Whoever puts the last reference takes the address space down, which closes its
+ * files and may wait for their server without an end. A caller must not: it is
+ * left to a worker of the kernel.
  */
 static int pm_mm_lock(struct mm_struct *mm, bool write)
 {
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	if (write ? mmap_write_lock_killable(mm) : mmap_read_lock_killable(mm)) {
-		mmput(mm);
+		mmput_async(mm);
 		return -EINTR;
 	}
 	return 0;
@@ -333,7 +337,7 @@ int pm_mm_read_lock(struct mm_struct *mm)
 void pm_mm_read_unlock(struct mm_struct *mm)
 {
 	mmap_read_unlock(mm);
-	mmput(mm);
+	mmput_async(mm);
 }
 
 int pm_mm_write_lock(struct mm_struct *mm)
@@ -344,7 +348,7 @@ int pm_mm_write_lock(struct mm_struct *mm)
 void pm_mm_write_unlock(struct mm_struct *mm)
 {
 	mmap_write_unlock(mm);
-	mmput(mm);
+	mmput_async(mm);
 }
 
 /*
@@ -612,10 +616,22 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	st->folio_flags = 0;
 	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
 		st->folio_flags = PM_FOLIO_UNMOVABLE;
-	if (vma->vm_file)
-		facts.inode = file_inode(vma->vm_file);
-	if (vma->vm_file && pm_inode_is_fuse(facts.inode))
-		facts.flags |= PM_VMA_FUSE;
+	if (vma->vm_file) {
+		struct inode *inode = file_inode(vma->vm_file);
+
+		/* guest_memfd: what the kernel itself may not read. */
+		if (mapping_inaccessible(vma->vm_file->f_mapping))
+			st->folio_flags = PM_FOLIO_UNMOVABLE;
+		if (pm_inode_is_fuse(inode))
+			facts.flags |= PM_VMA_FUSE;
+		/*
+		 * Where there are no attributes there is no mark. Nor would a
+		 * path keep every such file: guest_memfd's is from a module
+		 * that only an open file holds.
+		 */
+		if (inode->i_opflags & IOP_XATTR)
+			facts.inode = inode;
+	}
 	if (vma->vm_flags & VM_WRITE)
 		facts.flags |= PM_VMA_WRITE;
 

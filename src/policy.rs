@@ -157,7 +157,7 @@ pub(crate) fn rewrite(
                 let (changed, resume) = policy::rewrite_file(&file, at, manner, &mut renaming)?;
                 *total = total.saturating_add(changed);
                 page = resume;
-                pause(page.is_some())?;
+                pause(changed > 0 && !dry_run && page.is_some())?;
             }
             files.try_create_and_insert(file.inode(), file, GFP_KERNEL_ACCOUNT)?;
         }
@@ -180,10 +180,11 @@ fn unless_killed() -> Result {
     Ok(())
 }
 
-/// Ends the call between two chunks if a signal came, not after the last one.
-fn pause(more: bool) -> Result {
-    if more && current!().signal_pending() {
+/// Ends the call between two chunks if it is killed, or if a signal came and `may`: where something
+/// was done that the next call finds done, and there is more to do. So each call gets further.
+fn pause(may: bool) -> Result {
+    if may && current!().signal_pending() {
         return Err(EINTR);
     }
-    Ok(())
+    unless_killed()
 }
