@@ -15,8 +15,14 @@
 #include <sys/xattr.h>
 #include <time.h>
 
-/* Seconds for one call. Where cost is without bound, it takes minutes. */
-#define SOON (20.0 * patience())
+/*
+ * Seconds for one call: three times the worst on a busy host. Where cost is
+ * without bound, it takes minutes.
+ */
+#define SOON (10.0 * patience())
+/* What a target may have to wait for, and how often a busy host may spoil that. */
+#define PAUSE (1.0 * patience())
+#define TRIES 3
 /* The kernel's own limit of mappings, less what a program has. */
 #define MAPPINGS 65000
 #define JOBS 1000
@@ -311,7 +317,7 @@ TEST(most_open_jobs)
 	child_put(&c, 1);
 	/* JOBS is a multiple of the four nodes: all is where it was. */
 	EXPECT_EQ(1, child_get(&c));
-	EXPECT_GT(6 * SOON, now() - begin);
+	EXPECT_GT(SOON, now() - begin);
 	with = charged(&cg);
 	child_put(&c, 1);
 	child_get(&c);
@@ -354,7 +360,9 @@ TEST(jobs_in_one_file)
 struct mapper {
 	atomic_bool stop;
 	atomic_ulong rounds;
-	double most;
+	/* When the mmap that is under way began. */
+	_Atomic double begun;
+	_Atomic double most;
 };
 
 static void *mapper(void *arg)
@@ -363,24 +371,24 @@ static void *mapper(void *arg)
 
 	while (!atomic_load(&m->stop)) {
 		double begin = now();
-		char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
+		char *p;
 
+		atomic_store(&m->begun, begin);
+		p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (p == MAP_FAILED || munmap(p, PAGE))
 			die("mmap meanwhile");
-		if (now() - begin > m->most)
-			m->most = now() - begin;
+		if (now() - begin > atomic_load(&m->most))
+			atomic_store(&m->most, now() - begin);
 		atomic_fetch_add(&m->rounds, 1);
 		usleep(100);
 	}
 	return NULL;
 }
 
+/* For each call: how long it took, the longest mmap meanwhile, and how many. */
 static void mapping_meanwhile(struct child *c, void *arg)
 {
 	static struct mapper m;
-	unsigned long rounds[CALLS + 1];
-	double begin, took = 0;
 	pthread_t t;
 
 	map_many(arg);
@@ -389,41 +397,58 @@ static void mapping_meanwhile(struct child *c, void *arg)
 	/* It is at work before the first call. */
 	while (atomic_load(&m.rounds) < 3)
 		usleep(1000);
-	rounds[0] = atomic_load(&m.rounds);
 	for (int i = 0; i < CALLS; i++) {
-		begin = now();
+		unsigned long rounds = atomic_load(&m.rounds);
+		double begin = now(), took;
+
+		atomic_store(&m.most, 0);
 		whole_call(i);
-		if (now() - begin > took)
-			took = now() - begin;
-		rounds[i + 1] = atomic_load(&m.rounds);
+		took = now() - begin;
+		rounds = atomic_load(&m.rounds) - rounds;
+		/* One that has waited for the end counts as well. */
+		begin = now();
+		while (atomic_load(&m.begun) < begin)
+			usleep(100);
+		child_put(c, took * 1000);
+		child_put(c, atomic_load(&m.most) * 1000);
+		child_put(c, rounds);
 	}
 	atomic_store(&m.stop, true);
 	pthread_join(t, NULL);
-	child_put(c, took * 1000);
-	child_put(c, m.most * 1000);
-	for (int i = 0; i < CALLS; i++)
-		child_put(c, rounds[i + 1] - rounds[i]);
 }
 
-TEST(target_is_not_held_up)
+/* Whether each call left the target alone. The log tells what there was to see. */
+static bool not_held_up(struct __test_metadata *_metadata)
 {
-	double took, longest;
 	struct child c;
+	bool ok = true;
 
 	child_start(&c, mapping_meanwhile, "");
-	took = child_get(&c) / 1000.0;
-	longest = child_get(&c) / 1000.0;
-	TH_LOG("the longest call took %.3f s, the longest mmap meanwhile %.3f s", took, longest);
-	EXPECT_GT(2 * SOON, took);
-	EXPECT_GT(SOON / 4, longest);
 	for (int i = 0; i < CALLS; i++) {
+		double took = child_get(&c) / 1000.0, longest = child_get(&c) / 1000.0;
 		unsigned long rounds = child_get(&c);
 
-		TH_LOG("call %d: %lu rounds of mmap and munmap meanwhile", i, rounds);
+		TH_LOG("call %d took %.3f s, the longest of %lu mmap meanwhile %.3f s", i, took,
+		       rounds, longest);
+		EXPECT_GT(2 * SOON, took);
 		/* One may wait at the beginning, and one at the end. */
-		EXPECT_LE(ROUNDS, rounds);
+		ok &= rounds >= ROUNDS;
+		ok &= longest < PAUSE;
+		/* In a short call, that is about the same as what the host may do. */
+		ok &= took < 1.5 || longest < took / 3;
 	}
 	child_end(&c);
+	return ok;
+}
+
+/* What a call does to its target, it does each time; the host does not. */
+TEST(target_is_not_held_up)
+{
+	bool ok = false;
+
+	for (int i = 0; i < TRIES && !ok; i++)
+		ok = not_held_up(_metadata);
+	EXPECT_TRUE(ok);
 }
 
 /*

@@ -193,4 +193,57 @@ TEST(during_a_call)
 	EXPECT_EQ(0, info.running);
 }
 
+/*
+ * The file tells its job to whoever has it, the addresses of a target included
+ * that this one could not look at itself. To hand it on is to hand that on.
+ */
+struct handed {
+	int fd;
+	pid_t pid;
+};
+
+static void holder_main(struct child *c, void *arg)
+{
+	char *p = map_node(NPAGES, mem[0]);
+
+	(void)arg;
+	child_put(c, (uintptr_t)p);
+}
+
+static void heir_main(struct child *c, void *arg)
+{
+	const struct handed *h = arg;
+	struct info info = { };
+	char path[64], buf[256];
+
+	drop_to(NOBODY);
+	snprintf(path, sizeof(path), "/proc/%d/maps", h->pid);
+	child_put(c, file_read(path, buf, sizeof(buf)));
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", getppid(), h->fd);
+	child_put(c, file_read(path, buf, sizeof(buf)));
+	child_put(c, look(getpid(), h->fd, &info));
+	child_put(c, info.moved);
+	child_put(c, info.va);
+}
+
+TEST(file_that_root_has_used)
+{
+	struct handed h = { .fd = pm_open() };
+	struct child holder, heir;
+	char *p;
+
+	child_start(&holder, holder_main, NULL);
+	h.pid = holder.pid;
+	p = (char *)child_get(&holder);
+	ASSERT_EQ(0, pm_move(h.fd, h.pid, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[2], NULL));
+	child_start(&heir, heir_main, &h);
+	EXPECT_EQ(-EACCES, (long)child_get(&heir));
+	EXPECT_EQ(-EACCES, (long)child_get(&heir));
+	EXPECT_EQ(1, child_get(&heir));
+	EXPECT_EQ(NPAGES, child_get(&heir));
+	EXPECT_EQ((uintptr_t)p + NPAGES * PAGE, child_get(&heir));
+	child_end(&heir);
+	child_end(&holder);
+}
+
 TEST_HARNESS_MAIN

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <linux/capability.h>
@@ -456,6 +457,105 @@ TEST_F(module, unknown_parameter_value)
 	ASSERT_EQ(0, module_unload());
 	EXPECT_NE(0, module_load("self_ranges_only=perhaps"));
 	EXPECT_FALSE(module_loaded());
+}
+
+/*
+ * Users come and go while the module does. What one has opened works until it is
+ * closed.
+ */
+struct user {
+	atomic_bool *stop;
+	char *p;
+	unsigned int seed;
+	unsigned long moved, busy, absent, bad;
+};
+
+static void *use_it(void *arg)
+{
+	struct user *u = arg;
+	int at = 0;
+
+	while (!atomic_load(u->stop)) {
+		int to = 2 - at, fd = open(PM_DEVICE, O_RDWR | O_CLOEXEC);
+		long ret;
+
+		if (fd < 0) {
+			/* There is no node, or no device or module behind it any more. */
+			if (errno == ENOENT || errno == ENODEV) {
+				u->absent++;
+			} else {
+				fprintf(stderr, "# open: %s\n", strerror(errno));
+				u->bad++;
+			}
+			usleep(1000);
+			continue;
+		}
+		ret = pm_move(fd, 0, u->p, PAGE, 0, 1, &mem[at], &mem[to], NULL);
+		if (ret == 0 && node_of(u->p) == mem[to]) {
+			u->moved++;
+			at = to;
+		} else if (ret == 1) {
+			/* Something else holds on to the page for a moment. */
+			u->busy++;
+		} else {
+			fprintf(stderr, "# a call on an open file: %ld\n", ret);
+			u->bad++;
+		}
+		close(fd);
+		/* Without pauses somebody would have it open at any time. */
+		usleep(rand_r(&u->seed) % 20000);
+	}
+	return NULL;
+}
+
+TEST_F(module, comes_and_goes_under_its_users)
+{
+	unsigned long loads = 0, refused = 0, moved = 0, busy = 0, absent = 0;
+	double end = now() + 5 * patience();
+	atomic_bool stop = false;
+	unsigned int seed = 3;
+	struct user user[3];
+	pthread_t t[3];
+
+	for (int i = 0; i < 3; i++) {
+		user[i] = (struct user){ .stop = &stop, .seed = i, .p = map_node(1, mem[0]) };
+		ASSERT_EQ(0, pthread_create(&t[i], NULL, use_it, &user[i]));
+	}
+	while (now() < end) {
+		long ret = module_unload();
+
+		if (ret) {
+			/* Somebody uses it. */
+			EXPECT_TRUE(ret == -EWOULDBLOCK || ret == -EBUSY)
+				TH_LOG("unloading: %ld", ret);
+			refused++;
+			usleep(1000);
+			continue;
+		}
+		ret = module_load("");
+		EXPECT_EQ(0, ret);
+		loads += !ret;
+		usleep(rand_r(&seed) % 20000);
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i < 3; i++) {
+		ASSERT_EQ(0, pthread_join(t[i], NULL));
+		EXPECT_EQ(0, user[i].bad);
+		EXPECT_LT(0, user[i].moved);
+		moved += user[i].moved;
+		busy += user[i].busy;
+		absent += user[i].absent;
+		munmap(user[i].p, PAGE);
+	}
+	TH_LOG("%lu loads, %lu unloads refused; %lu moves, %lu of a busy page, %lu times no device",
+	       loads, refused, moved, busy, absent);
+	EXPECT_LT(3, loads);
+	/* Both sides have met the other. */
+	EXPECT_LT(0, refused);
+	EXPECT_LT(0, absent);
+	EXPECT_GT(moved, busy);
+	ASSERT_TRUE(device_comes(true));
+	EXPECT_TRUE(moves_now());
 }
 
 /*

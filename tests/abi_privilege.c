@@ -390,7 +390,7 @@ static void forbidden_by_lsm(struct child *c, pid_t other)
 /* What a caller was told. */
 struct answers {
 	long query, move, migrate;
-	long empty, dry_run, placement, by_pidfd, ours;
+	long empty, dry_run, placement, placement_by_pidfd, by_pidfd, ours;
 	bool wrote;
 };
 
@@ -475,6 +475,21 @@ static long errno_of(long ret)
 	return ret < 0 ? -errno : ret;
 }
 
+static long look_by_pidfd(int pidfd, const void *p)
+{
+	uint64_t pages[MAX_NODES];
+	struct page_migrate_placement look = {
+		.pid = pidfd,
+		.flags = PAGE_MIGRATE_PIDFD,
+		.va_start = (uintptr_t)p,
+		.len = NPAGES * PAGE,
+		.count = MAX_NODES,
+		.pages = (uintptr_t)pages,
+	};
+
+	return pm_ioctl(pm_open(), PAGE_MIGRATE_IOC_PLACEMENT, &look);
+}
+
 static void caller_main(struct child *c, void *arg)
 {
 	const struct asked *a = arg;
@@ -497,6 +512,7 @@ static void caller_main(struct child *c, void *arg)
 
 	pm_poison(&req.result);
 	ans.placement = pm_placement(pm_open(), a->pid, a->p, NPAGES * PAGE, pages);
+	ans.placement_by_pidfd = look_by_pidfd(pidfd, a->p);
 	req.len = 0;
 	ans.empty = pm_migrate(pm_open(), &req);
 	req.len = NPAGES * PAGE;
@@ -545,6 +561,8 @@ static void try_row(struct __test_metadata *_metadata, const struct row *row)
 	EXPECT_EQ(row->want, ans.move) TH_LOG("%s: move_pages", row->name);
 	EXPECT_EQ(row->want, ans.migrate) TH_LOG("%s: migrate_pages", row->name);
 	EXPECT_EQ(row->want, ans.placement) TH_LOG("%s: PLACEMENT", row->name);
+	EXPECT_EQ(row->pidfd_is_fine ? 0 : row->want, ans.placement_by_pidfd)
+		TH_LOG("%s: PLACEMENT by a pidfd", row->name);
 	EXPECT_EQ(row->want, ans.empty) TH_LOG("%s: an empty range", row->name);
 	EXPECT_EQ(row->want, ans.dry_run) TH_LOG("%s: a dry run", row->name);
 	EXPECT_EQ(row->pidfd_is_fine ? 0 : row->want, ans.by_pidfd)
@@ -734,6 +752,155 @@ TEST(pages_of_others)
 		try_sharing(_metadata, &sharings[i]);
 }
 
+/*
+ * The new node is outside of a cpuset: the target's, the caller's own, or both.
+ * Here the calls differ. For migrate_pages(2) the caller's cpuset is the limit,
+ * and CAP_SYS_NICE lifts the target's. For ours the target's is, for everyone,
+ * and the caller's does not count. For move_pages(2) both are, in different ways.
+ */
+static const struct confined {
+	struct row row;
+	bool target, caller;
+	long move, migrate, ours;
+} confined[] = {
+	{ ROW("target's cpuset, root", as_user, as_root, 0), true, false,
+	  .move = -EACCES, .migrate = 0, .ours = -EINVAL },
+	{ ROW("target's cpuset, root without CAP_SYS_NICE", as_user, without_nice, 0), true, false,
+	  .move = -EACCES, .migrate = -EPERM, .ours = -EINVAL },
+	{ ROW("target's cpuset, the same user", as_user, as_user, 0), true, false,
+	  .move = -EACCES, .migrate = -EPERM, .ours = -EINVAL },
+	{ ROW("target's cpuset, the same user with CAP_SYS_NICE", as_user, with_nice, 0),
+	  true, false, .move = -EACCES, .migrate = 0, .ours = -EINVAL },
+	{ ROW("caller's cpuset, root", as_user, as_root, 0), false, true,
+	  .move = -ENOMEM, .migrate = -EINVAL, .ours = 0 },
+	{ ROW("caller's cpuset, the same user", as_user, as_user, 0), false, true,
+	  .move = -ENOMEM, .migrate = -EINVAL, .ours = 0 },
+	{ ROW("both cpusets, root", as_user, as_root, 0), true, true,
+	  .move = -EACCES, .migrate = -EINVAL, .ours = -EINVAL },
+	{ ROW("both cpusets, the same user", as_user, as_user, 0), true, true,
+	  .move = -EACCES, .migrate = -EPERM, .ours = -EINVAL },
+	/* Who may not do anything learns nothing of cpusets. */
+	{ ROW("target's cpuset, another user", as_root, as_user, -EPERM), true, false,
+	  .move = -EPERM, .migrate = -EPERM, .ours = -EPERM },
+	{ ROW("both cpusets, another user", as_root, as_user, -EPERM), true, true,
+	  .move = -EPERM, .migrate = -EPERM, .ours = -EPERM },
+};
+
+enum { C_QUERY, C_MOVE, C_MIGRATE, C_PLACEMENT, C_BY_PIDFD, C_EMPTY, C_DRY_RUN, C_OURS_BY_PIDFD,
+       C_OURS, C_WAYS };
+
+static const char *const confined_ways[] = {
+	"move_pages to look", "move_pages", "migrate_pages", "PLACEMENT", "PLACEMENT by a pidfd",
+	"an empty range", "a dry run", "MIGRATE by a pidfd", "MIGRATE",
+};
+
+/* One way after the other, on demand, from mem[0] to mem[2]. */
+static void confined_caller(struct child *c, void *arg)
+{
+	const struct asked *a = arg;
+	unsigned long on[3][MAX_NODES / (8 * sizeof(long))] = { };
+	int pidfd = syscall(SYS_pidfd_open, a->pid, 0);
+	struct page_migrate_result res;
+	uint64_t pages[MAX_NODES];
+
+	if (pidfd < 0)
+		die("pidfd_open");
+	for (int i = 0; i < 3; i++)
+		on[i][mem[i] / 64] |= 1UL << (mem[i] % 64);
+	a->row->caller(c, a->pid);
+	for (;;) {
+		int way = child_get(c), who = way == C_OURS_BY_PIDFD ? pidfd : a->pid;
+		unsigned int flags = way == C_DRY_RUN ? PAGE_MIGRATE_DRY_RUN :
+				     way == C_OURS_BY_PIDFD ? PAGE_MIGRATE_PIDFD : 0;
+		void *page = a->p;
+		long ret;
+		int status;
+
+		switch (way) {
+		case C_QUERY:
+			ret = errno_of(move_pages(a->pid, 1, &page, NULL, &status, 0));
+			break;
+		case C_MOVE:
+			ret = errno_of(move_pages(a->pid, 1, &page, &mem[2], &status,
+						  MPOL_MF_MOVE));
+			break;
+		case C_MIGRATE:
+			ret = errno_of(migrate_pages(a->pid, MAX_NODES, on[0], on[2]));
+			break;
+		case C_PLACEMENT:
+			ret = pm_placement(pm_open(), a->pid, a->p, NPAGES * PAGE, pages);
+			break;
+		case C_BY_PIDFD:
+			ret = look_by_pidfd(pidfd, a->p);
+			break;
+		default:
+			ret = pm_move(pm_open(), who, a->p, way == C_EMPTY ? 0 : NPAGES * PAGE,
+				      flags, 1, &mem[0], &mem[2], &res);
+			/* A refusal that writes a result is a wrong answer. */
+			if (ret < 0 && !pm_is_poison(&res))
+				ret = -EIO;
+		}
+		child_put(c, ret);
+	}
+}
+
+static void try_confined(struct __test_metadata *_metadata, const struct confined *r,
+			 struct cg *cg)
+{
+	const long want[C_WAYS] = {
+		r->row.want, r->move, r->migrate, r->row.want, r->row.want,
+		r->ours, r->ours, r->ours, r->ours,
+	};
+	struct asked asked = { .row = &r->row };
+	struct child target, caller;
+
+	child_start(&target, target_main, (void *)&r->row);
+	asked.pid = target.pid;
+	asked.p = (char *)child_get(&target);
+	child_start(&caller, confined_caller, &asked);
+	if (r->target)
+		cg_enter(cg, target.pid);
+	if (r->caller)
+		cg_enter(cg, caller.pid);
+	for (int way = 0; way < C_WAYS; way++) {
+		bool moves = way == C_MIGRATE || way == C_OURS || way == C_OURS_BY_PIDFD;
+		void *pages[NPAGES];
+		int nodes[NPAGES], status[NPAGES];
+		long ret;
+
+		child_put(&caller, way);
+		ret = child_get(&caller);
+		EXPECT_EQ(want[way], ret) TH_LOG("%s: %s", r->row.name, confined_ways[way]);
+		moves &= !want[way];
+		EXPECT_TRUE(all_on(target.pid, asked.p, NPAGES, &mem[moves ? 2 : 0], 1))
+			TH_LOG("%s: after %s", r->row.name, confined_ways[way]);
+		for (int i = 0; i < NPAGES; i++) {
+			pages[i] = asked.p + i * PAGE;
+			nodes[i] = mem[0];
+		}
+		/* All back, by somebody who may. */
+		ASSERT_LE(0, move_pages(target.pid, NPAGES, pages, nodes, status,
+					MPOL_MF_MOVE_ALL));
+	}
+	child_put(&target, 1);
+	EXPECT_EQ(0, child_get(&target)) TH_LOG("%s: contents", r->row.name);
+	child_end(&caller);
+	child_end(&target);
+}
+
+TEST(another_cpuset)
+{
+	char mems[64];
+	struct cg cg;
+
+	/* All but mem[2]. */
+	snprintf(mems, sizeof(mems), "%d,%d,%d", mem[0], mem[1], mem[3]);
+	cg_make(&cg, "confined", mems);
+	for (size_t i = 0; i < ARRAY_LEN(confined); i++)
+		try_confined(_metadata, &confined[i], &cg);
+	cg_remove(&cg);
+}
+
 /* The rights of who calls count, not of who has opened the file. */
 static void borrower_main(struct child *c, void *arg)
 {
@@ -764,22 +931,36 @@ TEST(file_that_root_has_opened)
  * A target that executes a setuid program during calls by its former owner: the
  * program's memory is out of reach from its first page on.
  */
+struct hammer {
+	pid_t pid;
+	bool looks;
+};
+
+static long hammer_once(int fd, const struct hammer *h, unsigned int flags)
+{
+	uint64_t pages[MAX_NODES];
+
+	/* All of it, from every node. */
+	if (h->looks)
+		return pm_placement(fd, h->pid, NULL, ~0UL, pages);
+	return pm_move(fd, h->pid, NULL, ~0UL, flags, 1, &mem[0], &mem[2], NULL);
+}
+
 static void hammer_main(struct child *c, void *arg)
 {
-	pid_t pid = *(pid_t *)arg;
+	const struct hammer *h = arg;
 	long ret, before = 0;
 	int fd = pm_open();
 
 	drop_to(NOBODY);
 	child_put(c, 0);
-	/* All of it, from every node. */
 	do {
-		ret = pm_move(fd, pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, 1, &mem[0], &mem[2], NULL);
+		ret = hammer_once(fd, h, PAGE_MIGRATE_NEW_JOB);
 		before += ret >= 0;
 	} while (ret != -EPERM);
 	child_put(c, before);
 	for (int i = 0; i < 50; i++)
-		if (pm_move(fd, pid, NULL, ~0UL, 0, 1, &mem[0], &mem[2], NULL) != -EPERM)
+		if (hammer_once(fd, h, 0) != -EPERM)
 			child_put(c, 1);
 	child_put(c, 0);
 }
@@ -796,30 +977,39 @@ static void waits_and_executes(struct child *c, void *arg)
 
 TEST(setuid_program_executed_during_calls)
 {
-	long served = 0;
+	long served[2] = { };
 
 	make_copy(04755);
 	for (int i = 0; i < 10; i++) {
-		struct child target, hammer;
+		struct child target, hammer[2];
 		char *p;
 
 		child_start(&target, waits_and_executes, NULL);
 		child_get(&target);
-		child_start(&hammer, hammer_main, &target.pid);
-		child_get(&hammer);
+		/* One moves, one looks. */
+		for (int k = 0; k < 2; k++) {
+			struct hammer h = { .pid = target.pid, .looks = k };
+
+			child_start(&hammer[k], hammer_main, &h);
+			child_get(&hammer[k]);
+		}
 		child_put(&target, 0);
 		p = (char *)child_get(&target);
-		served += child_get(&hammer);
-		EXPECT_EQ(0, child_get(&hammer));
+		for (int k = 0; k < 2; k++) {
+			served[k] += child_get(&hammer[k]);
+			EXPECT_EQ(0, child_get(&hammer[k]));
+		}
 		EXPECT_TRUE(all_on(target.pid, p, NPAGES, &mem[0], 1));
 		child_put(&target, 1);
 		EXPECT_EQ(0, child_get(&target));
-		child_end(&hammer);
+		for (int k = 0; k < 2; k++)
+			child_end(&hammer[k]);
 		child_end(&target);
 	}
 	unlink(COPY);
 	/* They were at work when it happened. */
-	EXPECT_LT(0, served);
+	EXPECT_LT(0, served[0]);
+	EXPECT_LT(0, served[1]);
 }
 
 /* A refusal says nothing about the memory, the cpuset or the lists. */

@@ -42,6 +42,8 @@ struct world {
 	pid_t hidden, dead;
 	int dead_pidfd, hidden_pidfd;
 	unsigned long calls, done, refused, by_int80, ended_early;
+	/* Calls on quiet memory without room; faults that were served late. */
+	unsigned long no_memory, late;
 	unsigned long busy_rounds;
 };
 
@@ -90,6 +92,21 @@ static long ioctl_int80(int fd, unsigned int nr, void *arg)
 		     : "0"(54), "b"(fd), "c"(nr), "d"(arg)
 		     : "memory", "r8", "r9", "r10", "r11");
 	return (int)ret;
+}
+
+/* Whether the kernel is built with a function. */
+static bool kernel_has(const char *function)
+{
+	FILE *f = fopen("/proc/kallsyms", "re");
+	char line[1024], name[512];
+	bool found = false;
+
+	if (!f)
+		die("/proc/kallsyms");
+	while (!found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%*s %*c %511s", name) == 1 && !strcmp(name, function);
+	fclose(f);
+	return found;
 }
 
 static void probe_int80(struct child *c, void *arg)
@@ -325,6 +342,8 @@ struct caller {
 	struct rng r;
 	char *steady, *read_only, *edge, *flipping, *faulting, *holes;
 	int uffd;
+	/* An alarm may end any call. */
+	bool alarmed;
 	int shared[SHARED_FDS];
 	volatile int slot[SLOTS];
 	struct quiet own, other;
@@ -352,6 +371,7 @@ static void *fault_server(void *arg)
 			continue;
 		usleep(msg.arg.pagefault.address % 700);
 		ioctl(c->uffd, UFFDIO_ZEROPAGE, &zero);
+		__atomic_fetch_add(&world->late, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
 }
@@ -512,12 +532,20 @@ static char *pointer(struct caller *c, struct verdict *v, int part, const void *
 	return p;
 }
 
-static void shaky(struct verdict *v)
+/* Nothing but an alarm interrupts a caller. */
+static void allow_alarm(const struct caller *c, struct verdict *v)
 {
-	static const int any[] = { EFAULT, EINVAL, ENODEV, ESRCH, EBADF, EPERM, ENOMEM, EINTR };
+	if (c->alarmed)
+		allow(v, EINTR);
+}
+
+static void shaky(const struct caller *c, struct verdict *v)
+{
+	static const int any[] = { EFAULT, EINVAL, ENODEV, ESRCH, EBADF, EPERM, ENOMEM };
 
 	for (size_t i = 0; i < ARRAY_LEN(any); i++)
 		allow(v, any[i]);
+	allow_alarm(c, v);
 	v->sure = false;
 }
 
@@ -875,15 +903,17 @@ static void fuzz_migrate(struct caller *c)
 		v.may[i] |= where.may[i];
 	sure = v.sure || where.sure;
 	if (!sure) {
-		allow(&v, EINTR);
+		allow_alarm(c, &v);
 		allow(&v, ENOMEM);
 	}
 	if (v.shaky || where.shaky) {
-		shaky(&v);
+		shaky(c, &v);
 		sure = false;
 	}
 	ret = call(c, fd, PAGE_MIGRATE_IOC_MIGRATE, arg);
 
+	if (q && ret == -ENOMEM)
+		__atomic_fetch_add(&world->no_memory, 1, __ATOMIC_RELAXED);
 	if (ret < 0 && !allowed(&v, ret))
 		complain(c, "an errno that nothing explains", &req, ret);
 	if (ret >= 0 && sure)
@@ -971,7 +1001,7 @@ static void fuzz_placement(struct caller *c)
 	case 3:
 		req.count = ~0U;
 		/* Zeros are written as far as there is memory. */
-		shaky(&v);
+		shaky(c, &v);
 		v.shaky = true;
 		break;
 	}
@@ -980,9 +1010,9 @@ static void fuzz_placement(struct caller *c)
 	for (size_t i = 0; i < ARRAY_LEN(v.may); i++)
 		v.may[i] |= where.may[i];
 	/* Pages are counted before they are written. */
-	allow(&v, EINTR);
+	allow_alarm(c, &v);
 	if (v.shaky || where.shaky) {
-		shaky(&v);
+		shaky(c, &v);
 		where.sure = false;
 	}
 	ret = call(c, fd, PAGE_MIGRATE_IOC_PLACEMENT, arg);
@@ -1028,7 +1058,7 @@ static void fuzz_info(struct caller *c)
 	}
 	arg = (void *)pointer(c, &v, 0, &info, sizeof(info), true);
 	if (v.shaky)
-		shaky(&v);
+		shaky(c, &v);
 	ret = call(c, fd, nr, arg);
 	if (ret > 0 || (ret < 0 && !allowed(&v, ret)) || (!ret && v.sure))
 		complain(c, "INFO", &shown, ret);
@@ -1051,6 +1081,8 @@ static void caller_setup(struct caller *c)
 	c->r = seeded(c->seed, c->who);
 	c->nr_ids = nr_node_ids();
 	c->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (c->uffd < 0 && !access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		die("userfaultfd");
 	c->steady = low_map(AREA);
 	c->read_only = low_map(AREA);
 	c->flipping = low_map(AREA);
@@ -1105,7 +1137,9 @@ static void caller_main(struct child *up, void *arg)
 		if (c->call % 256 == 0 && c->who % 2) {
 			bool on = c->call / 256 % 2;
 
+			/* One that is pending comes before the return from there. */
 			setitimer(ITIMER_REAL, on ? &often : &(struct itimerval){ }, NULL);
+			c->alarmed = on;
 		}
 		switch (below(&c->r, 8)) {
 		case 0:
@@ -1152,6 +1186,7 @@ FIXTURE(fuzz)
 FIXTURE_SETUP(fuzz)
 {
 	struct child probe;
+	uint64_t works;
 	pid_t pid;
 
 	(void)self;
@@ -1160,8 +1195,10 @@ FIXTURE_SETUP(fuzz)
 	if (world == MAP_FAILED)
 		die("mmap");
 	child_start(&probe, probe_int80, NULL);
-	has_int80 = read(probe.in, &pid, sizeof(pid)) == sizeof(pid) && pid;
+	has_int80 = read(probe.in, &works, sizeof(works)) == sizeof(works) && works;
 	child_end(&probe);
+	if (!has_int80 && kernel_has("do_int80_emulation"))
+		die("calls of 32-bit programs do not work");
 	/* A process that is no more, but whose number is not given again. */
 	pid = fork();
 	if (!pid)
@@ -1248,6 +1285,11 @@ TEST_F_TIMEOUT(fuzz, calls, 30 * 24 * 3600)
 	}
 	TH_LOG("%lu calls (%lu by int 0x80): %lu done, %lu refused, %lu of these by a signal",
 	       world->calls, world->by_int80, world->done, world->refused, world->ended_early);
+	EXPECT_EQ(has_int80, world->by_int80 > 0);
+	TH_LOG("%lu faults served late, %lu calls on quiet memory without room for pages",
+	       world->late, world->no_memory);
+	/* There is room on each node, nearly always. */
+	EXPECT_GE(value / 100, world->no_memory);
 	TH_LOG("%lu things that busy processes did meanwhile", world->busy_rounds);
 }
 
