@@ -787,7 +787,7 @@ static const struct confined {
 };
 
 enum { C_QUERY, C_MOVE, C_MIGRATE, C_PLACEMENT, C_BY_PIDFD, C_EMPTY, C_DRY_RUN, C_OURS_BY_PIDFD,
-       C_OURS, C_WAYS };
+	C_OURS, C_WAYS };
 
 static const char *const confined_ways[] = {
 	"move_pages to look", "move_pages", "migrate_pages", "PLACEMENT", "PLACEMENT by a pidfd",
