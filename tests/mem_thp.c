@@ -352,7 +352,7 @@ TEST_F(fragmented, split_and_moved)
  */
 TEST_F(fragmented, split_and_counted)
 {
-	enum { H = 64, FROM = 100, N = 300 };
+	enum { H = 128, FROM = 100, N = 300 };
 	int fd = pm_open();
 	char *base = map_thp(H, mem[0]), *p = base + FROM * PAGE;
 	struct page_migrate_result res;
