@@ -23,7 +23,6 @@ pub(crate) use kernel::bindings::{
     __u64,
     bool_,
     folio,
-    inode,
     list_head,
     mm_struct,
     mutex,

@@ -7,6 +7,10 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -53,6 +57,9 @@ use crate::{
 
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
+
+/// How long kswapd gets before pages without room are tried for the last time.
+const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
 
 /// Files whose marks are read at one address. A target may map another one each time.
 const MAX_LEARNT: u32 = 16;
@@ -186,6 +193,8 @@ struct Call<'a> {
     move_shared: bool,
     drains: u32,
     drained: bool,
+    /// Nothing else has helped those pages that found no room.
+    last_resort: bool,
     /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
     /// be in any frame, on an old node, too: it must not be taken for one of these.
     waiting: Pin<KBox<Frames>>,
@@ -278,6 +287,7 @@ fn migrate(
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         drains: 0,
         drained: false,
+        last_resort: false,
         waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: 0,
@@ -533,11 +543,19 @@ impl Call<'_> {
             batch,
             lists,
             scratch,
+            last_resort,
             ..
         } = self;
         let mut broke = false;
-        shim::run_everywhere(&mut || {
-            let mut migration = Migration::new(&order.map, frames, batch, order.strict, scratch);
+        shim::run_for(order.map.destinations(), &mut || {
+            let mut migration = Migration::new(
+                &order.map,
+                frames,
+                batch,
+                order.strict,
+                *last_resort,
+                scratch,
+            );
             migration.run(lists);
             broke = migration.broke;
         });
@@ -548,7 +566,9 @@ impl Call<'_> {
     ///
     /// Where full nodes change places, pages can move only as fast as others make room for them.
     /// So the pairs that were short take turns, each going on from where it first was short, until
-    /// a whole round has moved nothing.
+    /// a whole round has moved nothing. Then they are tried as a last resort: after a moment for
+    /// kswapd, which was woken and holds pages back while it works, with reclaim once more, and with
+    /// large folios split. That ends, too, with a round that has moved nothing.
     ///
     /// # Errors
     ///
@@ -567,8 +587,16 @@ impl Call<'_> {
                 ended = ended.and_then(|()| self.rescue_pair(pair, end, goal));
                 running.show(&self.outcome.counts, end);
             }
-            if ended.is_err() || self.outcome.counts.all_moved() == before {
+            if ended.is_err() {
                 break;
+            }
+            if self.outcome.counts.all_moved() == before {
+                if self.last_resort {
+                    break;
+                }
+                self.last_resort = true;
+                self.scratch.try_anew();
+                fsleep(KSWAPD_MOMENT);
             }
         }
         if let Err(ended) = ended {

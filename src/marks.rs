@@ -75,9 +75,9 @@ impl Mark {
 
 /// The marks of the files that one call has met.
 ///
-/// Each file is held, so that its identity is not given to another one meanwhile.
+/// No file is held: what the target gives up is gone, with its memory.
 pub(crate) struct Marks {
-    known: RBTree<InodeId, (Mark, MappedFile)>,
+    known: RBTree<InodeId, Mark>,
     last: Option<InodeId>,
 }
 
@@ -92,13 +92,13 @@ impl Marks {
 
     /// The mark of a file, `None` if it has not been read. Neither sleeps nor allocates.
     pub(crate) fn get(&self, inode: InodeId) -> Option<Mark> {
-        self.known.get(&inode).map(|(mark, _)| *mark)
+        self.known.get(&inode).copied()
     }
 
-    /// Reads the mark of a file.
+    /// Reads the mark of a file, and gives the file up.
     ///
     /// `instead`: the last one that was read was of no use. It is forgotten, so that a target that
-    /// maps ever new files does not have them all held.
+    /// maps ever new files does not have them all remembered.
     ///
     /// # Errors
     ///
@@ -106,11 +106,12 @@ impl Marks {
     pub(crate) fn learn(&mut self, file: MappedFile, instead: bool) -> Result {
         let mark = Mark::read(&file)?;
         let inode = file.inode();
+        drop(file);
         if let Some(last) = self.last.replace(inode).filter(|_| instead) {
             self.known.remove(&last);
         }
         self.known
-            .try_create_and_insert(inode, (mark, file), GFP_KERNEL_ACCOUNT)?;
+            .try_create_and_insert(inode, mark, GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 }

@@ -10,6 +10,10 @@ use crate::{
         Lists, //
     },
     frames::Frames,
+    places::{
+        Place,
+        Places, //
+    },
     result::Reason,
     shim::{
         self,
@@ -51,6 +55,7 @@ pub(crate) struct Migration<'a> {
     frames: &'a Frames,
     batch: &'a mut Batch,
     strict: bool,
+    last_resort: bool,
     scratch: &'a mut Scratch,
     /// Some folio found no room in this pass.
     short: bool,
@@ -61,6 +66,7 @@ pub(crate) struct Migration<'a> {
 /// Memory that is used for one batch after the other.
 pub(crate) struct Scratch {
     placed: KVVec<Placed>,
+    places: Places,
     nodes: KVVec<u8>,
     batches: u32,
     parked: FolioList,
@@ -75,6 +81,7 @@ impl Scratch {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             placed: KVVec::new(),
+            places: Places::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
             parked: FolioList::new()?,
@@ -82,27 +89,35 @@ impl Scratch {
             hand: FolioList::new()?,
         })
     }
+
+    /// Forgets which nodes reclaim did not help.
+    pub(crate) fn try_anew(&mut self) {
+        self.nodes.fill(0);
+    }
 }
 
 impl<'a> Migration<'a> {
-    /// Prepares to move `batch`.
+    /// Prepares to move `batch`. As a `last_resort`, large folios are split even where not all of
+    /// their pages have room.
     pub(crate) fn new(
         map: &'a Map,
         frames: &'a Frames,
         batch: &'a mut Batch,
         strict: bool,
+        last_resort: bool,
         scratch: &'a mut Scratch,
     ) -> Self {
         scratch.placed.clear();
         scratch.batches = scratch.batches.wrapping_add(1);
         if scratch.batches % PATIENCE == 0 {
-            scratch.nodes.fill(0);
+            scratch.try_anew();
         }
         Self {
             map,
             frames,
             batch,
             strict,
+            last_resort,
             scratch,
             short: false,
             broke: false,
@@ -125,14 +140,25 @@ impl<'a> Migration<'a> {
     /// full are parked, and the others go on; what they free may be what the parked ones need.
     fn pass(&mut self, list: &mut FolioList, wait: bool) {
         let mut drained = false;
-        let mut parked_at = 0;
+        let mut parked_at = self.scratch.placed.len();
         loop {
+            self.prepare(list);
             if list.is_empty() {
-                if self.scratch.parked.is_empty() || self.scratch.placed.len() <= parked_at {
+                if self.scratch.parked.is_empty() {
+                    break;
+                }
+                if self.scratch.placed.len() > parked_at {
+                    // Pages moved, so pages were freed: worth another look.
+                } else if !drained {
+                    // Freed pages may wait in the caches of other CPUs while their node looks full.
+                    shim::folio::drain_free();
+                    drained = true;
+                } else {
                     break;
                 }
                 list.append(&mut self.scratch.parked);
                 parked_at = self.scratch.placed.len();
+                continue;
             }
             let before = self.scratch.placed.len();
             self.short = false;
@@ -140,12 +166,13 @@ impl<'a> Migration<'a> {
                 *node &= !(SOURCE_SMALL | SOURCE_LARGE);
             }
             list.migrate(self, wait);
-            if !self.short {
+            if self.stayed_whole(list) {
+                // They get a place for all of them, or none. That happens to each once.
+            } else if !self.short {
                 self.give_up(list, Reason::Busy);
             } else if self.scratch.placed.len() > before {
-                // Pages moved, so pages were freed: worth another look.
+                // As above.
             } else if !drained {
-                // Freed pages may wait in the caches of other CPUs while their node looks full.
                 shim::folio::drain_free();
                 drained = true;
             } else {
@@ -153,6 +180,7 @@ impl<'a> Migration<'a> {
                 parked_at = self.scratch.placed.len();
             }
         }
+        self.scratch.places.clear();
         list.append(&mut self.scratch.parked);
         let reason = if self.broke {
             Reason::Busy
@@ -160,6 +188,78 @@ impl<'a> Migration<'a> {
             Reason::NoMemory
         };
         self.give_up(list, reason);
+    }
+
+    /// Finds places for the large folios of `list`, and sets those aside that have none.
+    ///
+    /// So a folio is split only where that helps. Huge pages of a pool are never split.
+    fn prepare(&mut self, list: &mut FolioList) {
+        while let Some(src) = list.first() {
+            let shown = src.order() == 0 || src.is_hugetlb() || self.find_place(&src);
+            list.shift(if shown {
+                &mut self.scratch.sorted
+            } else {
+                &mut self.scratch.parked
+            });
+        }
+        list.append(&mut self.scratch.sorted);
+    }
+
+    /// Looks for a place for a large folio, unless it has one.
+    fn find_place(&mut self, src: &Source<'_>) -> bool {
+        let pfn = src.pfn();
+        let solid = match self.scratch.places.get(pfn) {
+            Some(Place::Solid) => true,
+            Some(_) => return true,
+            None => false,
+        };
+        let Some(place) = self.place_for(src, solid) else {
+            self.batch.note_room(pfn, false);
+            return false;
+        };
+        if self.scratch.places.put(pfn, place).is_err() {
+            self.broke = true;
+            return false;
+        }
+        true
+    }
+
+    fn place_for(&mut self, src: &Source<'_>, solid: bool) -> Option<Place> {
+        let order = src.order();
+        let nr_pages = 1usize.checked_shl(order)?;
+        let mut last = None;
+        while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
+            if let Some(folio) = self.allocate_on(src, next.node, order) {
+                return Some(Place::Whole(folio, next.fallback));
+            }
+            let promised = self.scratch.places.promised(next.node);
+            if !solid
+                && (node::has_room(next.node, promised.saturating_add(nr_pages))
+                    || (self.last_resort && self.allocate_on(src, next.node, 0).is_some()))
+            {
+                return Some(Place::Pieces {
+                    node: next.node,
+                    nr_pages,
+                    asked: false,
+                });
+            }
+            last = Some(next);
+        }
+        None
+    }
+
+    /// Whether large folios of `list` should have been split in the last pass and were not: file
+    /// systems with large blocks have such, and who holds a reference prevents it, too.
+    fn stayed_whole(&mut self, list: &mut FolioList) -> bool {
+        if !self.scratch.places.any_pieces() {
+            return false;
+        }
+        let mut any = false;
+        while let Some(folio) = list.shift(&mut self.scratch.sorted) {
+            any |= folio.large && self.scratch.places.is_still_whole(folio.pfn);
+        }
+        list.append(&mut self.scratch.sorted);
+        any
     }
 
     /// Sets those aside that found no room in the last pass; all of them if it cannot be told.
@@ -231,20 +331,28 @@ impl<'a> Migration<'a> {
     /// Looks for room on one node after the other.
     fn allocate(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
         let order = src.order();
-        let splits = order > 0 && !src.is_hugetlb();
         let mut last = None;
         while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
             if let Some(folio) = self.allocate_on(src, next.node, order) {
                 return Some((folio, next.fallback));
             }
-            if splits && src.allocate(next.node, 0, Effort::None).is_some() {
-                // The node is not full, just fragmented: the folio's pages have room here when
-                // the kernel has split it.
-                return None;
-            }
             last = Some(next);
         }
         None
+    }
+
+    /// The place that was found for a folio before, or what can be found now.
+    fn place(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
+        // The first page of a folio that has been split has the frame number of the folio.
+        if src.order() > 0 && !src.is_hugetlb() {
+            if let Some(place) = self.scratch.places.take_whole(src.pfn()) {
+                return Some(place);
+            }
+            if self.scratch.places.ask_for_pieces(src.pfn()) {
+                return None;
+            }
+        }
+        self.allocate(src)
     }
 
     /// Remembers a new folio, for its frames and for what `src` becomes.
@@ -267,7 +375,7 @@ impl<'a> Migration<'a> {
 impl Mover for Migration<'_> {
     fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio> {
         let pfn = src.pfn();
-        if let Some((folio, fallback)) = self.allocate(src) {
+        if let Some((folio, fallback)) = self.place(src) {
             if self.remember(pfn, &folio, fallback).is_ok() {
                 self.batch.note_room(pfn, true);
                 return Some(folio);

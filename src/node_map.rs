@@ -198,6 +198,19 @@ where
             .then_some(usize::from(pair))
     }
 
+    /// The nodes that pages may go to, whatever node they are on.
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = usize> + '_ {
+        let wanted = if self.new.contains(&ANY) {
+            TARGET | CANDIDATE
+        } else {
+            TARGET
+        };
+        self.flags
+            .iter()
+            .enumerate()
+            .filter_map(move |(node, flag)| (flag & wanted != 0).then_some(node))
+    }
+
     /// The next place to try for a page on `node`, after `last` had no room.
     ///
     /// First comes the node that the lists name, then, unless `strict`, the other new nodes, the

@@ -17,6 +17,7 @@ mod job;
 mod marks;
 mod migrate;
 mod node_map;
+mod places;
 mod policy;
 mod request;
 mod result;

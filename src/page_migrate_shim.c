@@ -594,6 +594,14 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 	return stop ?: pm_walk_pause(mw, end);
 }
 
+static void pm_inode_facts(struct pm_inode *out, const struct inode *inode)
+{
+	out->at = (unsigned long)inode;
+	out->ino = inode->i_ino;
+	out->generation = inode->i_generation;
+	out->dev = inode->i_sb->s_dev;
+}
+
 static int pm_walk_test(unsigned long start, unsigned long end,
 			struct mm_walk *mw)
 {
@@ -630,7 +638,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 		 * that only an open file holds.
 		 */
 		if (inode->i_opflags & IOP_XATTR)
-			facts.inode = inode;
+			pm_inode_facts(&facts.file, inode);
 	}
 	if (vma->vm_flags & VM_WRITE)
 		facts.flags |= PM_VMA_WRITE;
@@ -687,9 +695,9 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	return stopped ? PM_END_STOP : PM_END_RANGE;
 }
 
-struct inode *pm_shim_file_inode(const struct path *file)
+void pm_shim_file_inode(const struct path *file, struct pm_inode *out)
 {
-	return d_inode(file->dentry);
+	pm_inode_facts(out, d_inode(file->dentry));
 }
 
 void pm_shim_file_put(const struct path *file)
@@ -743,6 +751,31 @@ unsigned int pm_shim_node_distance(unsigned int from, unsigned int to)
 	return node_distance(from, to);
 }
 
+/**
+ * pm_shim_node_has_room() - whether a node has single pages to spare
+ * @nid: the node
+ * @nr_pages: how many are wanted
+ *
+ * Counts what is free above the watermarks up to which kswapd reclaims. That is
+ * an estimate: others take pages, too.
+ */
+bool pm_shim_node_has_room(unsigned int nid, unsigned long nr_pages)
+{
+	unsigned long room = 0;
+
+	if (!node_state(nid, N_MEMORY))
+		return false;
+	for (int i = 0; i <= ZONE_MOVABLE; i++) {
+		struct zone *zone = &NODE_DATA(nid)->node_zones[i];
+		unsigned long free = zone_page_state(zone, NR_FREE_PAGES);
+		unsigned long kept = high_wmark_pages(zone);
+
+		if (managed_zone(zone) && free > kept)
+			room += free - kept;
+	}
+	return room >= nr_pages;
+}
+
 void pm_shim_list_init(struct list_head *list)
 {
 	INIT_LIST_HEAD(list);
@@ -751,6 +784,12 @@ void pm_shim_list_init(struct list_head *list)
 bool pm_shim_list_is_empty(const struct list_head *list)
 {
 	return list_empty(list);
+}
+
+/* Return: the first folio, or NULL. */
+struct folio *pm_shim_list_first(struct list_head *list)
+{
+	return list_first_entry_or_null(list, struct folio, lru);
 }
 
 /* Move the first folio of @from to the end of @to. Return: false if none. */
@@ -939,22 +978,24 @@ static void pm_work_run(struct work_struct *work)
 	set_active_memcg(before);
 }
 
+/* Whether the caller's own cpuset lets it allocate memory of a node. */
+bool pm_shim_caller_may_allocate(unsigned int nid)
+{
+	return nid < MAX_NUMNODES && node_isset(nid, cpuset_current_mems_allowed);
+}
+
 /**
- * pm_shim_run_everywhere() - run page_migrate_run() where all nodes are allowed
+ * pm_shim_run_on_worker() - run page_migrate_run() where all nodes are allowed
  * @job: handed to page_migrate_run()
  *
  * The caller's own cpuset would restrict where pages can be allocated. Kernel
  * threads have no such limit. What the job allocates for itself is charged to
  * the caller all the same. Returns when the job is done.
  */
-void pm_shim_run_everywhere(void *job)
+void pm_shim_run_on_worker(void *job)
 {
 	struct pm_work on_stack = { .job = job };
 
-	if (nodes_subset(node_states[N_MEMORY], cpuset_current_mems_allowed)) {
-		page_migrate_run(job);
-		return;
-	}
 	on_stack.memcg = get_mem_cgroup_from_mm(current->mm);
 	INIT_WORK_ONSTACK(&on_stack.work, pm_work_run);
 	queue_work(pm_workqueue, &on_stack.work);

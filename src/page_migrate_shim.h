@@ -22,8 +22,16 @@ struct task_struct;
 #define PM_VMA_WRITE		1U	/* the mapping may be written to */
 #define PM_VMA_FUSE		2U	/* a FUSE server answers for the file */
 
+/* What tells a file from others, also from one that gets its place in memory. */
+struct pm_inode {
+	unsigned long at;		/* address of the inode, 0 for none */
+	u64 ino;
+	u32 generation;
+	u32 dev;
+};
+
 struct pm_vma {
-	struct inode *inode;		/* NULL for anonymous memory */
+	struct pm_inode file;		/* none for anonymous memory */
 	u32 flags;			/* PM_VMA_* */
 };
 
@@ -96,13 +104,14 @@ void pm_shim_task_mems(struct task_struct *task, u8 *facts,
 struct mm_struct *pm_shim_task_mm(struct task_struct *task);
 bool pm_shim_caller_is_killed(void);
 bool pm_shim_capable_nice(void);
+bool pm_shim_caller_may_allocate(unsigned int nid);
 
 unsigned long pm_shim_mm_size(struct mm_struct *mm);
 bool pm_shim_mm_is_gone(struct mm_struct *mm);
 int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 		    unsigned long end, void *sink, struct pm_walk *walk);
 
-struct inode *pm_shim_file_inode(const struct path *file);
+void pm_shim_file_inode(const struct path *file, struct pm_inode *out);
 void pm_shim_file_put(const struct path *file);
 ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
 			   void *value, size_t size);
@@ -110,9 +119,11 @@ ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
 unsigned int pm_shim_nr_nodes(void);
 unsigned int pm_shim_node_state(unsigned int nid);
 unsigned int pm_shim_node_distance(unsigned int from, unsigned int to);
+bool pm_shim_node_has_room(unsigned int nid, unsigned long nr_pages);
 
 void pm_shim_list_init(struct list_head *list);
 bool pm_shim_list_is_empty(const struct list_head *list);
+struct folio *pm_shim_list_first(struct list_head *list);
 bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 			struct pm_folio *out);
 void pm_shim_list_put_back(struct list_head *list);
@@ -136,7 +147,7 @@ void pm_shim_turn_give(struct mutex *lock);
 
 int pm_shim_workers_start(void);
 void pm_shim_workers_stop(void);
-void pm_shim_run_everywhere(void *job);
+void pm_shim_run_on_worker(void *job);
 
 /*
  * The Rust half, called by the shim. The first two run under a page-table

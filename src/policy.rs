@@ -12,10 +12,7 @@ use kernel::{
 };
 
 use crate::shim::{
-    file::{
-        InodeId,
-        MappedFile, //
-    },
+    file::InodeId,
     mm::UserMm,
     node::{
         self,
@@ -146,8 +143,7 @@ pub(crate) fn rewrite(
         at = resume;
         unless_killed()?;
     }
-    // Each file is held, so that its identity is not given to another one meanwhile.
-    let mut files: RBTree<InodeId, MappedFile> = RBTree::new();
+    let mut files: RBTree<InodeId, ()> = RBTree::new();
     at = start;
     while at < end {
         let (file, resume) = policy::next_file(scope.mm, start, end, at)?;
@@ -159,7 +155,7 @@ pub(crate) fn rewrite(
                 page = resume;
                 pause(changed > 0 && !dry_run && page.is_some())?;
             }
-            files.try_create_and_insert(file.inode(), file, GFP_KERNEL_ACCOUNT)?;
+            files.try_create_and_insert(file.inode(), (), GFP_KERNEL_ACCOUNT)?;
         }
         at = resume;
         unless_killed()?;

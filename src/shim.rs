@@ -58,24 +58,28 @@ pub(crate) fn self_ranges_only() -> bool {
     unsafe { bindings::pm_shim_self_ranges_only() }
 }
 
-/// Runs `job` where memory of every node may be allocated, and returns when it is done.
+/// Runs `job` where memory of all `nodes` may be allocated, and returns when it is done.
 ///
-/// The caller's own cpuset must not restrict where the pages of another process go.
-pub(crate) fn run_everywhere(mut job: &mut (dyn FnMut() + Send)) {
+/// The caller's own cpuset must not restrict where the pages of another process go. Where it lacks
+/// one of the nodes, a thread of the kernel does the job.
+pub(crate) fn run_for(mut nodes: impl Iterator<Item = usize>, mut job: &mut (dyn FnMut() + Send)) {
+    if nodes.all(task::caller_may_allocate) {
+        return job();
+    }
     let job: *mut &mut (dyn FnMut() + Send) = &mut job;
     // SAFETY: `job` points to a closure that lives until this returns, and `page_migrate_run` is
     // called with it at most once before that.
-    unsafe { bindings::pm_shim_run_everywhere(job.cast()) };
+    unsafe { bindings::pm_shim_run_on_worker(job.cast()) };
 }
 
-/// Runs what [`run_everywhere`] was given.
+/// Runs what [`run_for`] was given.
 ///
 /// # Safety
 ///
-/// `job` must come from [`run_everywhere`], which must not have returned.
+/// `job` must come from [`run_for`], which must not have returned.
 #[no_mangle]
 unsafe extern "C" fn page_migrate_run(job: *mut kernel::ffi::c_void) {
-    // SAFETY: By the requirements, `job` points to the live reference made in `run_everywhere`,
+    // SAFETY: By the requirements, `job` points to the live reference made in `run_for`,
     // and nothing else uses it meanwhile.
     let job = unsafe { &mut *job.cast::<&mut (dyn FnMut() + Send)>() };
     job();

@@ -235,6 +235,63 @@ TEST_F(trace, call)
 	child_end(&c);
 }
 
+/* Migrations that the kernel's own event tells of: done by this process, or by others. */
+static void migrations(int *own, int *others)
+{
+	FILE *f = fopen(TRACING "/trace", "re");
+	char line[1024], who[32];
+
+	if (!f)
+		die(TRACING "/trace");
+	*own = *others = 0;
+	snprintf(who, sizeof(who), "-%d ", getpid());
+	while (fgets(line, sizeof(line), f)) {
+		if (!strstr(line, ": mm_migrate_pages: ") || !strstr(line, "reason=syscall"))
+			continue;
+		if (strstr(line, who))
+			++*own;
+		else
+			++*others;
+	}
+	fclose(f);
+}
+
+/*
+ * Who may use the new nodes does the work, in its own time; a thread of the kernel
+ * does it only for one who may not.
+ */
+TEST_F(trace, who_does_the_work)
+{
+	int nodes[] = { mem[0], mem[0], mem[0] };
+	struct page_migrate_result res;
+	int own, others;
+	char text[24], *p;
+	struct child c;
+	struct cg cg;
+
+	child_start(&c, hold_pages, nodes);
+	p = (char *)child_get(&c);
+	snprintf(text, sizeof(text), "%d", mem[1]);
+	cg_make(&cg, "work", text);
+	cg_enter(&cg, getpid());
+	set(TRACING "/events/migrate/mm_migrate_pages/enable", "1");
+	clear();
+	EXPECT_EQ(0, pm_move(self->fd, c.pid, p, 3 * NPAGES * PAGE, 0, 1, &mem[0], &mem[1], &res));
+	migrations(&own, &others);
+	EXPECT_LT(0, own);
+	EXPECT_EQ(0, others);
+	clear();
+	EXPECT_EQ(0, pm_move(self->fd, c.pid, p, 3 * NPAGES * PAGE, 0, 1, &mem[1], &mem[0], &res));
+	migrations(&own, &others);
+	EXPECT_EQ(0, own);
+	EXPECT_LT(0, others);
+	set(TRACING "/events/migrate/mm_migrate_pages/enable", "0");
+	EXPECT_TRUE(all_on(c.pid, p, 3 * NPAGES, &mem[0], 1));
+	cg_leave(getpid());
+	cg_remove(&cg);
+	child_end(&c);
+}
+
 /* One for each call, in their order, and each says what its own did. */
 TEST_F(trace, one_for_each_call)
 {

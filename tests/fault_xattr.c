@@ -264,7 +264,7 @@ static void be_server(struct child *c, void *arg)
 /*
  * The target.
  */
-enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK, REPLACE, GROW };
+enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK, REPLACE, GROW, SEGMENT, NO_SEGMENT };
 /* Pages that GROW makes. */
 enum { GROWTH = 16384 };
 
@@ -350,6 +350,18 @@ static void live(void)
 		die("fork");
 }
 
+/* Memory that lives in a file on a tmpfs, whose name is gone at once. */
+static void map_segment(char *at)
+{
+	int file = open(SCRATCH "/segment", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (file < 0 || unlink(SCRATCH "/segment") || ftruncate(file, N * PAGE))
+		die(SCRATCH "/segment");
+	map_fixed(at, N, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	close(file);
+	place_pages(at, N, &mem[0], 1);
+}
+
 /* Does what it is told; answers with the number of pages that went wrong. */
 static void obey(const struct scene *s, struct child *c)
 {
@@ -387,6 +399,13 @@ static void obey(const struct scene *s, struct child *c)
 			break;
 		case GROW:
 			fill(lazy_map(GROWTH, MADV_NOHUGEPAGE), GROWTH, 1);
+			break;
+		case SEGMENT:
+			map_segment(part(s, 0));
+			fill(part(s, 0), N, 100);
+			break;
+		case NO_SEGMENT:
+			fill(memory(part(s, 0)), N, 100);
 			break;
 		}
 	}
@@ -690,6 +709,39 @@ TEST(files_are_closed_meanwhile)
 	ASSERT_TRUE(caller_returns(&c, LONG));
 	EXPECT_LE(0, c.end->ret);
 	EXPECT_TRUE(all_on(s.target.pid, part(&s, 0), N, &mem[1], 1));
+	EXPECT_TRUE(all_on(s.target.pid, part(&s, 1 + FILES), N, &mem[1], 1));
+	scene_end(_metadata, &s);
+}
+
+/* Nor is a removed segment of shared memory kept, though its mark has been read. */
+TEST(segment_is_removed_meanwhile)
+{
+	struct caller c;
+	struct statfs fs;
+	fsblkcnt_t free;
+	struct scene s;
+
+	scene_start(&s, PROT_READ, false);
+	/* Only here: the others do not see it. */
+	ASSERT_EQ(0, mount("none", SCRATCH, "tmpfs", 0, NULL));
+	ASSERT_EQ(0, statfs(SCRATCH, &fs));
+	free = fs.f_bfree;
+	ASSERT_EQ(0, tell(&s, SEGMENT));
+	ASSERT_EQ(0, statfs(SCRATCH, &fs));
+	ASSERT_EQ(free - N, fs.f_bfree);
+	hold(0, true);
+	caller_start(&c, &s);
+	ASSERT_TRUE(wait_for(&server->asked[0][TRUSTED], 1));
+	/* So that one has been moved by now. */
+	EXPECT_TRUE(all_on(s.target.pid, part(&s, 0), N, &mem[1], 1));
+	ASSERT_EQ(0, tell(&s, NO_SEGMENT));
+	ASSERT_EQ(0, statfs(SCRATCH, &fs));
+	EXPECT_EQ(free, fs.f_bfree);
+	EXPECT_EQ(0, umount(SCRATCH));
+	EXPECT_FALSE(speaks(&c.child, 0));
+	hold(0, false);
+	ASSERT_TRUE(caller_returns(&c, LONG));
+	EXPECT_LE(0, c.end->ret);
 	EXPECT_TRUE(all_on(s.target.pid, part(&s, 1 + FILES), N, &mem[1], 1));
 	scene_end(_metadata, &s);
 }

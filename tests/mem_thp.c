@@ -238,6 +238,73 @@ TEST(locked)
 	EXPECT_EQ(0, bad_pages(p, HPAGE_NR, 8));
 }
 
+/* No room for one page of them: nothing is won by a split. */
+TEST(whole_where_the_node_is_full)
+{
+	enum { H = 16, N = H * HPAGE_NR };
+	int fd = pm_open();
+	char *p = map_thp(H, mem[0]);
+	struct page_migrate_result res;
+	struct child hog;
+	size_t whole;
+	long ret;
+
+	if (!has_thp())
+		SKIP(return, NO_THP);
+	fill(p, N, 13);
+	hog_start(&hog, mem[1]);
+	ret = pm_move(fd, 0, p, H * HPAGE, PAGE_MIGRATE_STRICT, 1, &mem[0], &mem[1], &res);
+	EXPECT_EQ(-ENOMEM, ret) pm_print(&res);
+	EXPECT_EQ(N, res.moved + res.no_memory) pm_print(&res);
+	EXPECT_EQ(N, pm_sum(&res)) pm_print(&res);
+	EXPECT_EQ(res.moved, count_on(0, p, N, mem[1]));
+	/* A page that kswapd gets back may cost one batch of them. */
+	whole = whole_folios(p, H, HPAGE_NR);
+	EXPECT_LE(H - 2, whole) pm_print(&res);
+	child_end(&hog);
+	EXPECT_EQ(0, bad_pages(p, N, 13));
+	/* With room, all go. */
+	EXPECT_EQ(0, pm_move(fd, 0, p, H * HPAGE, PAGE_MIGRATE_STRICT, 1, &mem[0], &mem[1], &res))
+		pm_print(&res);
+	EXPECT_TRUE(all_on(0, p, N, &mem[1], 1));
+	EXPECT_LE(whole, whole_folios(p, H, HPAGE_NR));
+	EXPECT_EQ(0, bad_pages(p, N, 13));
+}
+
+/* Room for a few at a time: they change places, and are still huge. */
+TEST(swap_of_full_nodes)
+{
+	enum { H = 16, N = H * HPAGE_NR, ROOM = 4 * HPAGE_NR };
+	const int old[] = { mem[2], mem[3] }, new[] = { mem[3], mem[2] };
+	int fd = pm_open();
+	char *p = map_thp(H, old[0]), *q = map_thp(H, old[1]);
+	struct page_migrate_result res;
+	struct child a, b;
+	size_t whole;
+
+	if (!has_thp())
+		SKIP(return, NO_THP);
+	fill(p, N, 14);
+	fill(q, N, 15);
+	hog_start(&a, old[0]);
+	hog_start(&b, old[1]);
+	hog_release(&a, ROOM);
+	hog_release(&b, ROOM);
+	/* Only those two ranges: the hogs are other processes. */
+	ASSERT_LE(0, pm_move(fd, 0, NULL, ~0UL, PAGE_MIGRATE_STRICT, 2, old, new, &res))
+		pm_print(&res);
+	child_end(&a);
+	child_end(&b);
+	EXPECT_EQ(0, res.no_memory) pm_print(&res);
+	EXPECT_TRUE(all_on(0, p, N, &new[0], 1));
+	EXPECT_TRUE(all_on(0, q, N, &new[1], 1));
+	whole = whole_folios(p, H, HPAGE_NR) + whole_folios(q, H, HPAGE_NR);
+	EXPECT_LT(H, whole);
+	TH_LOG("%zu of %d are whole", whole, 2 * H);
+	EXPECT_EQ(0, bad_pages(p, N, 14));
+	EXPECT_EQ(0, bad_pages(q, N, 15));
+}
+
 #define MTHP_64K THP_DIR "hugepages-64kB/enabled"
 
 FIXTURE(mthp)

@@ -9,9 +9,33 @@ use kernel::{
 
 use crate::bindings;
 
-/// Tells files apart for as long as a [`MappedFile`] is held. Never dereferenced.
+/// Tells files apart, though none is held. Never dereferenced.
+///
+/// An inode that gets the place of another one in memory is from another file system, or has another
+/// number, or another generation: numbers that are used again come with a new one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct InodeId(pub(super) usize);
+pub(crate) struct InodeId {
+    at: usize,
+    ino: u64,
+    generation: u32,
+    dev: u32,
+}
+
+impl InodeId {
+    /// What the shim tells of a file, `None` if there is none.
+    pub(super) fn from_raw(facts: &bindings::pm_inode) -> Option<Self> {
+        (facts.at != 0).then(|| Self::new(facts))
+    }
+
+    fn new(facts: &bindings::pm_inode) -> Self {
+        Self {
+            at: facts.at,
+            ino: facts.ino,
+            generation: facts.generation,
+            dev: facts.dev,
+        }
+    }
+}
 
 /// A file that a process maps, or has mapped.
 ///
@@ -40,8 +64,10 @@ impl MappedFile {
 
     /// The identity of the file.
     pub(crate) fn inode(&self) -> InodeId {
-        // SAFETY: The file is held by the type invariant.
-        InodeId(unsafe { bindings::pm_shim_file_inode(self.as_raw()) } as usize)
+        let mut facts = bindings::pm_inode::default();
+        // SAFETY: The file is held by the type invariant, and `facts` is writable.
+        unsafe { bindings::pm_shim_file_inode(self.as_raw(), &mut facts) };
+        InodeId::new(&facts)
     }
 
     /// Reads an extended attribute into `value` and returns its length.

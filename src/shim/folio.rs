@@ -63,6 +63,16 @@ impl FolioList {
         unsafe { bindings::pm_shim_list_is_empty(self.0.get()) }
     }
 
+    /// The first folio.
+    pub(crate) fn first(&self) -> Option<Source<'_>> {
+        // SAFETY: The list is initialised and links isolated folios by the type invariant.
+        let folio = unsafe { bindings::pm_shim_list_first(self.0.get()) };
+        (!folio.is_null()).then_some(Source {
+            folio,
+            _life: PhantomData,
+        })
+    }
+
     /// Moves the first folio to the end of `to`, and tells about it.
     pub(crate) fn shift(&mut self, to: &mut FolioList) -> Option<Isolated> {
         let mut facts = bindings::pm_folio::default();
@@ -118,7 +128,7 @@ pub(crate) enum Effort {
     Light,
 }
 
-/// A folio that is about to be migrated.
+/// An isolated folio that is about to be migrated.
 pub(crate) struct Source<'a> {
     folio: *mut bindings::folio,
     _life: PhantomData<&'a ()>,
@@ -170,6 +180,9 @@ impl Source<'_> {
 ///
 /// Holds the only reference to the folio.
 pub(crate) struct NewFolio(NonNull<bindings::folio>);
+
+// SAFETY: The folio belongs to whoever holds its only reference, on whatever thread.
+unsafe impl Send for NewFolio {}
 
 impl NewFolio {
     /// Frame number of its first page.

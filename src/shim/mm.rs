@@ -250,7 +250,7 @@ unsafe extern "C" fn page_migrate_walk_vma(
     // SAFETY: By the requirements.
     let facts = unsafe { &*vma };
     let vma = Vma {
-        inode: (!facts.inode.is_null()).then_some(InodeId(facts.inode as usize)),
+        inode: InodeId::from_raw(&facts.file),
         writable: facts.flags & bindings::PM_VMA_WRITE != 0,
         fuse: facts.flags & bindings::PM_VMA_FUSE != 0,
     };

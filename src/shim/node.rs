@@ -47,3 +47,12 @@ pub(crate) fn distance(from: usize, to: usize) -> u32 {
         _ => u32::MAX,
     }
 }
+
+/// Whether a node has `pages` single pages to spare, as far as can be told without taking them.
+pub(crate) fn has_room(node: u16, pages: usize) -> bool {
+    if usize::from(node) >= count() {
+        return false;
+    }
+    // SAFETY: The number is checked to be that of a node.
+    unsafe { bindings::pm_shim_node_has_room(u32::from(node), pages) }
+}

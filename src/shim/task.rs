@@ -158,3 +158,9 @@ impl Drop for Steady<'_> {
         unsafe { bindings::pm_shim_task_unlock_exec(self.0.as_ptr()) };
     }
 }
+
+/// Whether the caller's cpuset lets it allocate memory of a node.
+pub(crate) fn caller_may_allocate(node: usize) -> bool {
+    // SAFETY: Just looks; the number may be any.
+    u32::try_from(node).is_ok_and(|nid| unsafe { bindings::pm_shim_caller_may_allocate(nid) })
+}
