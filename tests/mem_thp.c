@@ -258,9 +258,9 @@ TEST(whole_where_the_node_is_full)
 	EXPECT_EQ(N, res.moved + res.no_memory) pm_print(&res);
 	EXPECT_EQ(N, pm_sum(&res)) pm_print(&res);
 	EXPECT_EQ(res.moved, count_on(0, p, N, mem[1]));
-	/* A page that kswapd gets back may cost one batch of them. */
+	/* A page that kswapd gets back meanwhile may cost a batch of them. */
 	whole = whole_folios(p, H, HPAGE_NR);
-	EXPECT_LE(H - 2, whole) pm_print(&res);
+	EXPECT_LE(H / 2, whole) pm_print(&res);
 	child_end(&hog);
 	EXPECT_EQ(0, bad_pages(p, N, 13));
 	/* With room, all go. */
@@ -271,7 +271,7 @@ TEST(whole_where_the_node_is_full)
 	EXPECT_EQ(0, bad_pages(p, N, 13));
 }
 
-/* Room for a few at a time: they change places, and are still huge. */
+/* Room for a few at a time: they change places, and most are still huge. */
 TEST(swap_of_full_nodes)
 {
 	enum { H = 16, N = H * HPAGE_NR, ROOM = 4 * HPAGE_NR };
@@ -299,7 +299,8 @@ TEST(swap_of_full_nodes)
 	EXPECT_TRUE(all_on(0, p, N, &new[0], 1));
 	EXPECT_TRUE(all_on(0, q, N, &new[1], 1));
 	whole = whole_folios(p, H, HPAGE_NR) + whole_folios(q, H, HPAGE_NR);
-	EXPECT_LT(H, whole);
+	/* The room may be in pieces: what comes first is split, and leaves whole room behind. */
+	EXPECT_LE(H / 2, whole);
 	TH_LOG("%zu of %d are whole", whole, 2 * H);
 	EXPECT_EQ(0, bad_pages(p, N, 14));
 	EXPECT_EQ(0, bad_pages(q, N, 15));
