@@ -8,6 +8,7 @@
 #include "harness.h"
 #include "mem_util.h"
 
+#include <dirent.h>
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 #include <signal.h>
@@ -42,12 +43,14 @@ static struct {
 	/* Told by the test. */
 	_Atomic bool holds[FILES][NAMES];	/* no answer as long as it is set */
 	_Atomic bool obeys;			/* EINTR to what was interrupted */
+	_Atomic bool holds_writes;		/* nothing is written as long as it is set */
 	_Atomic unsigned int delay;		/* microseconds */
 	/* Seen by the test. */
 	_Atomic int asked[FILES][NAMES], answered[FILES][NAMES];
 	_Atomic int interrupted;
 	_Atomic int released[FILES];		/* closed for the last time */
 	_Atomic int spare_reads;
+	_Atomic int writes;
 	_Atomic bool disorder;			/* user. was asked for first */
 	/* What the server has to give. */
 	struct reply reply[FILES][NAMES];
@@ -155,6 +158,9 @@ static void serve_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t 
 		fuse_reply_err(req, ENOSPC);
 		return;
 	}
+	server->writes++;
+	while (server->holds_writes)
+		usleep(1000);
 	memcpy(server->data[ino - FIRST_INO] + off, buf, size);
 	fuse_reply_write(req, size);
 }
@@ -264,7 +270,7 @@ static void be_server(struct child *c, void *arg)
 /*
  * The target.
  */
-enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK, REPLACE, GROW, SEGMENT, NO_SEGMENT };
+enum { LOOK, LIVE, WRITE, SYNC, MOVE_BACK, REPLACE, GROW, SEGMENT, NO_SEGMENT, STICK, UNSTICK };
 /* Pages that GROW makes. */
 enum { GROWTH = 16384 };
 
@@ -362,6 +368,48 @@ static void map_segment(char *at)
 	place_pages(at, N, &mem[0], 1);
 }
 
+/*
+ * One thread writes a page back, the other waits for that, in a fault, to write to
+ * the page once more. The fault holds the VMA.
+ */
+static pthread_t stuck[2];
+
+static void *write_back(void *p)
+{
+	return msync(p, PAGE, MS_SYNC) ? p : NULL;
+}
+
+static void *write_again(void *p)
+{
+	wait_for(&server->writes, 1);
+	*(volatile char *)p = *(volatile char *)p;
+	return NULL;
+}
+
+static void stick(char *p)
+{
+	unsigned long mask = 1UL << mem[0];
+
+	if (mbind(p, N * PAGE, MPOL_BIND, &mask, 64, 0))
+		die("mbind");
+	*(volatile char *)p = *(volatile char *)p;
+	if (pthread_create(&stuck[0], NULL, write_back, p) ||
+	    pthread_create(&stuck[1], NULL, write_again, p))
+		die("pthread_create");
+}
+
+static long unstick(void)
+{
+	long wrong = 0;
+	void *ret;
+
+	for (int i = 0; i < 2; i++) {
+		pthread_join(stuck[i], &ret);
+		wrong += ret != NULL;
+	}
+	return wrong;
+}
+
 /* Does what it is told; answers with the number of pages that went wrong. */
 static void obey(const struct scene *s, struct child *c)
 {
@@ -406,6 +454,12 @@ static void obey(const struct scene *s, struct child *c)
 			break;
 		case NO_SEGMENT:
 			fill(memory(part(s, 0)), N, 100);
+			break;
+		case STICK:
+			stick(file_of(s, 0));
+			break;
+		case UNSTICK:
+			answer = unstick();
 			break;
 		}
 	}
@@ -1089,6 +1143,56 @@ TEST(killed_before_the_server_looks)
 	kill(c.child.pid, SIGKILL);
 	EXPECT_TRUE(dies(&c.child, LONG));
 	kill(s.server.pid, SIGCONT);
+	there_and_back(_metadata, &s, false, false);
+	scene_end(_metadata, &s);
+}
+
+/* Threads of a process that sleep and cannot be woken by a signal. */
+static int asleep_for_good(pid_t pid)
+{
+	char path[64], stat[512];
+	struct dirent *entry;
+	int n = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		die("%s", path);
+	while ((entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, entry->d_name);
+		if (entry->d_name[0] != '.' && !file_read(path, stat, sizeof(stat)))
+			n += strstr(stat, ") D ") != NULL;
+	}
+	closedir(dir);
+	return n;
+}
+
+/*
+ * A fault of the target that waits for its server keeps the VMA, and so its policy.
+ * The target may wait as long as it likes: a kill ends the call.
+ */
+TEST(killed_while_a_fault_keeps_the_policy)
+{
+	struct caller c;
+	struct scene s;
+	int tries = 0;
+
+	scene_start(&s, PROT_READ | PROT_WRITE, false);
+	server->holds_writes = true;
+	ASSERT_EQ(0, tell(&s, STICK));
+	while (asleep_for_good(s.target.pid) < 2 && tries++ < LONG / 10 * patience())
+		usleep(10000);
+	ASSERT_EQ(2, asleep_for_good(s.target.pid));
+	caller_start(&c, &s);
+	/* Nobody may look at the target now: who does waits, too. */
+	EXPECT_FALSE(speaks(&c.child, 1000));
+	kill(c.child.pid, SIGKILL);
+	EXPECT_TRUE(dies(&c.child, LONG));
+	/* It was that for which the call waited. */
+	EXPECT_EQ(2, asleep_for_good(s.target.pid));
+	server->holds_writes = false;
+	EXPECT_EQ(0, tell(&s, UNSTICK));
 	there_and_back(_metadata, &s, false, false);
 	scene_end(_metadata, &s);
 }
