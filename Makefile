@@ -51,6 +51,12 @@ all: check-kdir
 	+$(kbuild) modules
 	@echo 'build/$(release)/page_migrate.ko'
 
+# What scripts/control loads to see whether faults are noticed.
+.PHONY: control
+control: check-kdir
+	@mkdir -p '$(objdir)/control'
+	+$(kbuild) M='$(CURDIR)/tests/control' MO='$(objdir)/control' modules
+
 .PHONY: check-kdir
 check-kdir:
 ifeq ($(wildcard $(KDIR)/Makefile),)

@@ -405,7 +405,7 @@ static long unstick(void)
 
 	for (int i = 0; i < 2; i++) {
 		pthread_join(stuck[i], &ret);
-		wrong += ret != NULL;
+		wrong += !!ret;
 	}
 	return wrong;
 }
@@ -1162,7 +1162,7 @@ static int asleep_for_good(pid_t pid)
 	while ((entry = readdir(dir))) {
 		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, entry->d_name);
 		if (entry->d_name[0] != '.' && !file_read(path, stat, sizeof(stat)))
-			n += strstr(stat, ") D ") != NULL;
+			n += !!strstr(stat, ") D ");
 	}
 	closedir(dir);
 	return n;
