@@ -345,7 +345,8 @@ impl<'a> Migration<'a> {
     fn place(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
         // The first page of a folio that has been split has the frame number of the folio.
         if src.order() > 0 && !src.is_hugetlb() {
-            if let Some(place) = self.scratch.places.take_whole(src.pfn()) {
+            let nr_pages = 1usize.checked_shl(src.order())?;
+            if let Some(place) = self.scratch.places.take_whole(src.pfn(), nr_pages) {
                 return Some(place);
             }
             if self.scratch.places.ask_for_pieces(src.pfn()) {

@@ -35,7 +35,8 @@ impl Places {
         Self(KVVec::new())
     }
 
-    /// Notes the place of a folio that has none yet.
+    /// Notes the place of a folio. What was known of it before is known again when the new folio has
+    /// been taken.
     ///
     /// # Errors
     ///
@@ -49,16 +50,18 @@ impl Places {
 
     /// What is known of a folio.
     pub(crate) fn get(&self, pfn: usize) -> Option<&Place> {
-        self.0
-            .iter()
+        let mut newest_first = self.0.iter().rev();
+        newest_first
             .find(|(p, _)| *p == pfn)
             .map(|(_, place)| place)
     }
 
-    /// Takes the new folio of one that is now moved as a whole. A second attempt has to find another.
-    pub(crate) fn take_whole(&mut self, pfn: usize) -> Option<(NewFolio, bool)> {
-        let is_whole = |(p, place): &(usize, Place)| *p == pfn && matches!(place, Place::Whole(..));
-        let at = self.0.iter().position(is_whole)?;
+    /// Takes the new folio of one of `nr_pages` that is now moved as a whole. A second attempt has
+    /// to find another.
+    pub(crate) fn take_whole(&mut self, pfn: usize, nr_pages: usize) -> Option<(NewFolio, bool)> {
+        let at = self.0.iter().position(
+            |(p, place)| matches!(place, Place::Whole(new, _) if *p == pfn && new.nr_pages() == nr_pages),
+        )?;
         match self.0.remove(at) {
             Ok((_, Place::Whole(folio, fallback))) => Some((folio, fallback)),
             _ => None,
