@@ -12,7 +12,8 @@ use crate::{
     frames::Frames,
     places::{
         Place,
-        Places, //
+        Places,
+        Whom, //
     },
     result::Reason,
     shim::{
@@ -207,41 +208,36 @@ impl<'a> Migration<'a> {
 
     /// Looks for a place for a large folio, unless it has one.
     fn find_place(&mut self, src: &Source<'_>) -> bool {
-        let pfn = src.pfn();
-        let solid = match self.scratch.places.get(pfn) {
-            Some(Place::Solid) => true,
-            Some(_) => return true,
-            None => false,
-        };
-        let Some(place) = self.place_for(src, solid) else {
-            self.batch.note_room(pfn, false);
+        let Some(whom) = whom(src) else {
             return false;
         };
-        if self.scratch.places.put(pfn, place).is_err() {
+        if self.scratch.places.has(whom) {
+            return true;
+        }
+        let Some(place) = self.place_for(src, whom) else {
+            self.batch.note_room(whom.pfn, false);
+            return false;
+        };
+        if self.scratch.places.put(whom, place).is_err() {
             self.broke = true;
             return false;
         }
         true
     }
 
-    fn place_for(&mut self, src: &Source<'_>, solid: bool) -> Option<Place> {
-        let order = src.order();
-        let nr_pages = 1usize.checked_shl(order)?;
+    fn place_for(&mut self, src: &Source<'_>, whom: Whom) -> Option<Place> {
+        let splits = !self.scratch.places.is_solid(whom);
         let mut last = None;
         while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
-            if let Some(folio) = self.allocate_on(src, next.node, order) {
+            if let Some(folio) = self.allocate_on(src, next.node, src.order()) {
                 return Some(Place::Whole(folio, next.fallback));
             }
             let promised = self.scratch.places.promised(next.node);
-            if !solid
-                && (node::has_room(next.node, promised.saturating_add(nr_pages))
+            if splits
+                && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
                     || (self.last_resort && self.allocate_on(src, next.node, 0).is_some()))
             {
-                return Some(Place::Pieces {
-                    node: next.node,
-                    nr_pages,
-                    asked: false,
-                });
+                return Some(Place::Pieces(next.node, false));
             }
             last = Some(next);
         }
@@ -256,7 +252,10 @@ impl<'a> Migration<'a> {
         }
         let mut any = false;
         while let Some(folio) = list.shift(&mut self.scratch.sorted) {
-            any |= folio.large && self.scratch.places.is_still_whole(folio.pfn);
+            any |= self.scratch.places.is_still_whole(Whom {
+                pfn: folio.pfn,
+                nr_pages: folio.nr_pages,
+            });
         }
         list.append(&mut self.scratch.sorted);
         any
@@ -343,13 +342,11 @@ impl<'a> Migration<'a> {
 
     /// The place that was found for a folio before, or what can be found now.
     fn place(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
-        // The first page of a folio that has been split has the frame number of the folio.
-        if src.order() > 0 && !src.is_hugetlb() {
-            let nr_pages = 1usize.checked_shl(src.order())?;
-            if let Some(place) = self.scratch.places.take_whole(src.pfn(), nr_pages) {
+        if let Some(whom) = whom(src) {
+            if let Some(place) = self.scratch.places.take_whole(whom) {
                 return Some(place);
             }
-            if self.scratch.places.ask_for_pieces(src.pfn()) {
+            if self.scratch.places.ask_for_pieces(whom) {
                 return None;
             }
         }
@@ -371,6 +368,16 @@ impl<'a> Migration<'a> {
             .push_within_capacity(placed)
             .map_err(|_| ENOMEM)
     }
+}
+
+/// A folio as its place is known by, `None` if it is a single page.
+fn whom(src: &Source<'_>) -> Option<Whom> {
+    let order = src.order();
+    let nr_pages = 1usize.checked_shl(order)?;
+    (order > 0).then(|| Whom {
+        pfn: src.pfn(),
+        nr_pages,
+    })
 }
 
 impl Mover for Migration<'_> {

@@ -9,30 +9,39 @@ use kernel::prelude::*;
 
 use crate::shim::folio::NewFolio;
 
+/// A large folio: the frame number of its first page, and its pages. When it has been split, another
+/// folio has that frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whom {
+    pub(crate) pfn: usize,
+    pub(crate) nr_pages: usize,
+}
+
 /// Where a large folio is to go.
 pub(crate) enum Place {
     /// As a whole to this new folio; the flag says that it is on another node than the named one.
     Whole(NewFolio, bool),
-    /// In pieces to this node, which has room for its pages but not in one piece.
-    Pieces {
-        /// The node.
-        node: u16,
-        /// Pages of the folio.
-        nr_pages: usize,
-        /// The kernel has asked for a new folio and been told to split it.
-        asked: bool,
-    },
+    /// In pieces to this node, which has room for its pages but not in one piece. The flag says that
+    /// the kernel has asked for a new folio and been told to split it.
+    Pieces(u16, bool),
     /// It should have been split, and the kernel could not: only a place for all of it will do.
     Solid,
 }
 
-/// The places of the large folios of one list, by the frame number of their first page.
-pub(crate) struct Places(KVVec<(usize, Place)>);
+/// The places of the large folios of one list.
+pub(crate) struct Places {
+    known: KVVec<(Whom, Place)>,
+    /// Bit N: a folio of that order could not be split.
+    solid_orders: u32,
+}
 
 impl Places {
     /// No place.
     pub(crate) fn new() -> Self {
-        Self(KVVec::new())
+        Self {
+            known: KVVec::new(),
+            solid_orders: 0,
+        }
     }
 
     /// Notes the place of a folio. What was known of it before is known again when the new folio has
@@ -41,75 +50,87 @@ impl Places {
     /// # Errors
     ///
     /// `ENOMEM`; the place is given back then.
-    pub(crate) fn put(&mut self, pfn: usize, place: Place) -> Result {
-        self.0.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        self.0
-            .push_within_capacity((pfn, place))
+    pub(crate) fn put(&mut self, whom: Whom, place: Place) -> Result {
+        self.known.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        self.known
+            .push_within_capacity((whom, place))
             .map_err(|_| ENOMEM)
     }
 
-    /// What is known of a folio.
-    pub(crate) fn get(&self, pfn: usize) -> Option<&Place> {
-        let mut newest_first = self.0.iter().rev();
+    /// Whether a folio has a place.
+    pub(crate) fn has(&self, whom: Whom) -> bool {
+        let mut newest_first = self.known.iter().rev();
         newest_first
-            .find(|(p, _)| *p == pfn)
-            .map(|(_, place)| place)
+            .find(|(w, _)| *w == whom)
+            .is_some_and(|(_, place)| !matches!(place, Place::Solid))
     }
 
-    /// Takes the new folio of one of `nr_pages` that is now moved as a whole. A second attempt has
-    /// to find another.
-    pub(crate) fn take_whole(&mut self, pfn: usize, nr_pages: usize) -> Option<(NewFolio, bool)> {
-        let at = self.0.iter().position(
-            |(p, place)| matches!(place, Place::Whole(new, _) if *p == pfn && new.nr_pages() == nr_pages),
-        )?;
-        match self.0.remove(at) {
+    /// Whether there is no use in splitting a folio: that failed, or it failed with another one of
+    /// its size. A file system with large blocks has many of them.
+    pub(crate) fn is_solid(&self, whom: Whom) -> bool {
+        self.solid_orders & order_bit(whom) != 0
+    }
+
+    /// Takes the new folio of one that is now moved as a whole. A second attempt has to find another.
+    pub(crate) fn take_whole(&mut self, whom: Whom) -> Option<(NewFolio, bool)> {
+        let is_it = |(w, place): &(Whom, Place)| match place {
+            // That it has the right size must not depend on anything else.
+            Place::Whole(new, _) => *w == whom && new.nr_pages() == whom.nr_pages,
+            _ => false,
+        };
+        let at = self.known.iter().position(is_it)?;
+        match self.known.remove(at) {
             Ok((_, Place::Whole(folio, fallback))) => Some((folio, fallback)),
             _ => None,
         }
     }
 
     /// Whether a folio is to be split, which is then asked for.
-    pub(crate) fn ask_for_pieces(&mut self, pfn: usize) -> bool {
-        let Some((_, Place::Pieces { asked, .. })) = self.0.iter_mut().find(|(p, _)| *p == pfn)
-        else {
-            return false;
-        };
-        *asked = true;
-        true
+    pub(crate) fn ask_for_pieces(&mut self, whom: Whom) -> bool {
+        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == whom) {
+            if let Place::Pieces(_, asked) = place {
+                *asked = true;
+                return true;
+            }
+        }
+        false
     }
 
     /// Notes that a large folio is still there after a pass. Returns whether it should have been
     /// split.
-    pub(crate) fn is_still_whole(&mut self, pfn: usize) -> bool {
-        let Some((_, place)) = self.0.iter_mut().find(|(p, _)| *p == pfn) else {
-            return false;
-        };
-        if !matches!(place, Place::Pieces { asked: true, .. }) {
-            return false;
+    pub(crate) fn is_still_whole(&mut self, whom: Whom) -> bool {
+        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == whom) {
+            if matches!(place, Place::Pieces(_, true)) {
+                *place = Place::Solid;
+                self.solid_orders |= order_bit(whom);
+                return true;
+            }
         }
-        *place = Place::Solid;
-        true
+        false
     }
 
     /// Whether any folio is to be split.
     pub(crate) fn any_pieces(&self) -> bool {
-        let is_pieces = |(_, place): &(usize, Place)| matches!(place, Place::Pieces { .. });
-        self.0.iter().any(is_pieces)
+        let is_pieces = |(_, place): &(Whom, Place)| matches!(place, Place::Pieces(..));
+        self.known.iter().any(is_pieces)
     }
 
     /// Pages of a node that folios which are to be split will take.
     pub(crate) fn promised(&self, on: u16) -> usize {
-        self.0
+        self.known
             .iter()
-            .filter_map(|(_, place)| match place {
-                Place::Pieces { node, nr_pages, .. } if *node == on => Some(*nr_pages),
-                _ => None,
-            })
-            .fold(0, usize::saturating_add)
+            .filter(|(_, place)| matches!(place, Place::Pieces(node, _) if *node == on))
+            .fold(0, |sum, (whom, _)| sum.saturating_add(whom.nr_pages))
     }
 
     /// Forgets all, and gives back what was not taken.
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.known.clear();
+        self.solid_orders = 0;
     }
+}
+
+fn order_bit(whom: Whom) -> u32 {
+    1u32.checked_shl(whom.nr_pages.trailing_zeros())
+        .unwrap_or(0)
 }

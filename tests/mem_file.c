@@ -259,4 +259,65 @@ TEST_F(file, large_folios)
 	EXPECT_EQ(0, bad_pages(p, BIG, 12));
 }
 
+/*
+ * A file system whose blocks are larger than a page: its folios cannot be split.
+ * Where the named node has room for pages, but not for blocks, another new node
+ * takes them.
+ */
+TEST(large_blocks)
+{
+	enum { BLOCK = 16384, BLOCKS = 2048, NPAGES = BLOCKS * (BLOCK / PAGE) };
+	const int old[] = { mem[0], mem[2] }, new[] = { mem[1], mem[3] };
+	const int keep[] = { mem[1], mem[3] };
+	char *p, *buf = malloc(BLOCKS * BLOCK);
+	struct page_migrate_result res;
+	struct fragment frag;
+	int fd = pm_open(), file;
+	size_t there, cut = 0;
+
+	/* The kernel has such file systems only together with huge pages. */
+	if (!has_thp())
+		SKIP(return, NO_THP);
+	ASSERT_EQ(0, system("modprobe loop && mkfs.ext4 -q -F -b 16384 " SCRATCH
+			    "/blocks.img 96M 2>/dev/null && "
+			    "mount -o loop " SCRATCH "/blocks.img /mnt"));
+	file = open("/mnt/file", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_LE(0, file);
+	ASSERT_NE(NULL, buf);
+	fill(buf, NPAGES, 13);
+	/* One by one, so that there is a folio for each block. */
+	bind_to(mem[0]);
+	for (int i = 0; i < BLOCKS; i++)
+		ASSERT_EQ(BLOCK, pwrite(file, buf + i * BLOCK, BLOCK, (off_t)i * BLOCK));
+	ASSERT_EQ(0, fsync(file));
+	p = mmap(NULL, NPAGES * PAGE, PROT_READ, MAP_SHARED, file, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(0, advise(p, NPAGES * PAGE, MADV_NOHUGEPAGE));
+	/* Else those that have just arrived would be dropped to make room for more. */
+	ASSERT_EQ(0, mlock(p, NPAGES * PAGE));
+	bind_to(-1);
+	ASSERT_TRUE(all_on(0, p, NPAGES, &mem[0], 1));
+
+	fragment_start(&frag, mem[1], NPAGES + 4096);
+	EXPECT_EQ(0, pm_move(fd, 0, p, NPAGES * PAGE, 0, 2, old, new, &res)) pm_print(&res);
+	EXPECT_EQ(NPAGES, res.moved + res.moved_fallback) pm_print(&res);
+	/* Else the node was not fragmented and the test shows nothing. */
+	EXPECT_LT(0, res.moved_fallback) pm_print(&res);
+	there = count_at_rest(p, NPAGES, keep[0], res.moved);
+	EXPECT_EQ(res.moved, there);
+	EXPECT_EQ(res.moved_fallback, count_on(0, p, NPAGES, keep[1]));
+	for (int i = 0; i < NPAGES; i += BLOCK / PAGE)
+		cut += pfn_of(p + i * PAGE) % (BLOCK / PAGE) ||
+		       !has_flag(p + (i + 1) * PAGE, KPF_COMPOUND_TAIL);
+	EXPECT_EQ(0, cut);
+	EXPECT_EQ(0, bad_pages(p, NPAGES, 13));
+	fragment_end(&frag);
+
+	munmap(p, NPAGES * PAGE);
+	close(file);
+	free(buf);
+	EXPECT_EQ(0, umount("/mnt"));
+	EXPECT_EQ(0, unlink(SCRATCH "/blocks.img"));
+}
+
 TEST_HARNESS_MAIN
