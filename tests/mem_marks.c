@@ -3,6 +3,7 @@
 #include "harness.h"
 #include "mem_util.h"
 
+#include <signal.h>
 #include <sys/xattr.h>
 
 enum { N = 64 };
@@ -457,6 +458,81 @@ TEST_F(marks, only_the_marked_file)
 	EXPECT_EQ(N, res.exempt);
 	EXPECT_TRUE(all_on(0, base, N, &mem[0], 1));
 	EXPECT_TRUE(all_on(0, base + N * PAGE, N, &mem[1], 1));
+}
+
+static void on_signal(int signal)
+{
+	(void)signal;
+}
+
+static void nag(struct child *c, void *arg)
+{
+	pid_t whom = getppid();
+
+	(void)c;
+	(void)arg;
+	while (!kill(whom, SIGUSR1))
+		;
+}
+
+/*
+ * Who is interrupted all the time gets on, if each call begins where the last one
+ * ended: also where that is a file whose mark has to be read.
+ */
+TEST_F(marks, interrupted_all_the_time)
+{
+	struct sigaction act = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+	int file[3], calls = 0, interrupted = 0;
+	char path[3][128], *p = reserve(4 * N), *at = p;
+	struct page_migrate_result res;
+	struct child c[2];
+	long ret = -EINTR;
+
+	for (int i = 0; i < 3; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "nag%d", i);
+		file[i] = scratch_file(name, path[i], sizeof(path[i]));
+		file_fill(file[i], N, i, &mem[0], 1);
+		ASSERT_EQ(0, fsync(file[i]));
+		map_fixed(p + i * N * PAGE, N, PROT_READ, MAP_SHARED, file[i], 0);
+		touch(p + i * N * PAGE, N);
+	}
+	map_fixed(p + 3 * N * PAGE, N, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_EQ(0, advise(p + 3 * N * PAGE, N * PAGE, MADV_NOHUGEPAGE));
+	place_pages(p + 3 * N * PAGE, N, &mem[0], 1);
+	ASSERT_TRUE(all_on(0, p, 4 * N, &mem[0], 1));
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
+	for (int i = 0; i < 2; i++)
+		child_start(&c[i], nag, NULL);
+	usleep(20000);
+	for (; calls < 40 && ret; calls++) {
+		ret = pm_move(self->fd, 0, at, p + 4 * N * PAGE - at, 0, 1, &mem[0], &mem[1],
+			      &res);
+		if (ret > 0) {
+			/* Pages that somebody else holds: all of it again. */
+			at = p;
+			continue;
+		}
+		ASSERT_TRUE(!ret || ret == -EINTR)
+			TH_LOG("%ld", ret);
+		interrupted += ret == -EINTR;
+		at = (char *)(uintptr_t)res.resume_va;
+	}
+	for (int i = 0; i < 2; i++)
+		child_end(&c[i]);
+	TH_LOG("%d calls, %d of them interrupted", calls, interrupted);
+	EXPECT_EQ(0, ret);
+	/* Else it was never interrupted and the test shows nothing. */
+	EXPECT_LT(0, interrupted);
+	EXPECT_TRUE(all_on(0, p, 4 * N, &mem[1], 1));
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(0, bad_pages(p + i * N * PAGE, N, i));
+		close(file[i]);
+		unlink(path[i]);
+	}
+	munmap(p, 4 * N * PAGE);
 }
 
 TEST_HARNESS_MAIN
