@@ -14,7 +14,13 @@ enum {
 	N = 16,		/* pages of a range */
 	HUGE = 2,
 	MOST = 20000,	/* chances in one call: more means that they never end */
+	STEP = 64,	/* bytes from one start of a lasting failure to the next, at first */
+	FIRST = 128,	/* chances that are all taken where there are very many */
+	SOME = 7,	/* and from then on, one of so many */
 };
+
+/* What may fail: one chance, or, lasting, everything of a kind from some point on. */
+enum faults { EITHER, COPIES, ALLOCATIONS, SLAB_LASTING, PAGES_LASTING };
 
 #define FAULTS "/sys/kernel/debug/"
 static const char *const injectors[] = { "failslab", "fail_page_alloc", "fail_usercopy" };
@@ -28,27 +34,89 @@ static void set_fault(const char *injector, const char *file, const char *value)
 		die("%s", path);
 }
 
-/* Each allocation counts, whatever it may do to get memory. */
-static void faults_prepare(void)
+static void set_fault_to(const char *injector, const char *file, long value)
 {
+	char text[24];
+
+	snprintf(text, sizeof(text), "%ld", value);
+	set_fault(injector, file, text);
+}
+
+/*
+ * Each allocation counts, whatever it may do to get memory. All settings are
+ * made, so that none is left over from another test. Those that keep a kind of
+ * failure away are asked before fail-nth counts.
+ */
+static void faults_prepare(enum faults faults)
+{
+	bool copies = faults == COPIES;
+
 	for (size_t i = 0; i < ARRAY_LEN(injectors); i++) {
 		set_fault(injectors[i], "probability", "0");
 		set_fault(injectors[i], "times", "-1");
+		set_fault(injectors[i], "interval", "1");
+		set_fault(injectors[i], "space", "0");
 		set_fault(injectors[i], "verbose", "0");
+		set_fault(injectors[i], "task-filter", "N");
+		set_fault(injectors[i], "stacktrace-depth", "32");
+		set_fault(injectors[i], "require-start", "0");
+		set_fault(injectors[i], "require-end", "0xffffffffffffffff");
 	}
 	set_fault("failslab", "ignore-gfp-wait", "N");
 	set_fault("fail_page_alloc", "ignore-gfp-wait", "N");
 	set_fault("fail_page_alloc", "ignore-gfp-highmem", "N");
-	set_fault("fail_page_alloc", "min-order", "0");
+	/* No cache is marked to fail, and no page is as large. */
+	set_fault("failslab", "cache-filter", copies ? "Y" : "N");
+	set_fault("fail_page_alloc", "min-order", copies ? "32" : "0");
+	/* No caller is looked for that must be there: so none is found. */
+	if (faults == ALLOCATIONS) {
+		set_fault("fail_usercopy", "require-start", "1");
+		set_fault("fail_usercopy", "stacktrace-depth", "0");
+	}
 }
 
-static int nth_open(void)
-{
-	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+/* How this thread makes its own calls fail. */
+struct injector {
+	enum faults faults;
+	int nth, lasting;
+};
 
+static int task_file(const char *name)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/%s", name);
+	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
-		die("/proc/thread-self/fail-nth");
+		die("%s", path);
 	return fd;
+}
+
+static void injector_open(struct injector *in, enum faults faults)
+{
+	struct page_migrate_info info;
+	int fd = pm_open();
+
+	/*
+	 * What a call needs in this process is there before anything fails: a page
+	 * fault that gets no memory is no failure of the call, but is tried again
+	 * for as long as the failure lasts.
+	 */
+	if (pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info))
+		die("PAGE_MIGRATE_IOC_INFO");
+	close(fd);
+	faults_prepare(faults);
+	in->faults = faults;
+	in->nth = task_file("fail-nth");
+	in->lasting = task_file("make-it-fail");
+}
+
+static void injector_close(struct injector *in)
+{
+	faults_prepare(EITHER);
+	close(in->nth);
+	close(in->lasting);
 }
 
 static void nth_set(int fd, int n)
@@ -73,16 +141,94 @@ static bool nth_happened(int fd)
 	return happened;
 }
 
+/* A failure that may happen so many times, once space is used up. */
+static void space_set(const char *injector, long space, int times)
+{
+	set_fault_to(injector, "space", space);
+	set_fault_to(injector, "times", times);
+	set_fault(injector, "probability", "100");
+}
+
+static bool space_happened(const char *injector, int times)
+{
+	char path[128], text[32];
+
+	set_fault(injector, "probability", "0");
+	snprintf(path, sizeof(path), FAULTS "%s/times", injector);
+	if (file_read(path, text, sizeof(text)))
+		die("%s", path);
+	return atoi(text) != times;
+}
+
+/* More often than a call can fail, but they are counted. */
+#define ALWAYS 1000000
+
+/*
+ * From which byte on the nth failure of small allocations is. They differ in size
+ * a lot, and in kind less and less: so from one to the next it gets farther.
+ */
+static long nth_space(int n)
+{
+	long space = 0;
+
+	while (--n > 0)
+		space += space > 32 * STEP ? space / 32 : STEP;
+	return space;
+}
+
+static void inject(struct injector *in, int n)
+{
+	const char *name = in->faults == SLAB_LASTING ? "failslab" : "fail_page_alloc";
+
+	if (in->faults < SLAB_LASTING) {
+		nth_set(in->nth, n);
+		return;
+	}
+	/* Space is in bytes, or in pages; a rest of it still serves what is smaller. */
+	set_fault(name, "task-filter", "Y");
+	space_set(name, in->faults == SLAB_LASTING ? nth_space(n) : n - 1, ALWAYS);
+	if (pwrite(in->lasting, "1", 1, 0) != 1)
+		die("make-it-fail");
+}
+
+static bool injected(struct injector *in)
+{
+	if (in->faults < SLAB_LASTING)
+		return nth_happened(in->nth);
+	if (pwrite(in->lasting, "0", 1, 0) != 1)
+		die("make-it-fail");
+	return space_happened(in->faults == SLAB_LASTING ? "failslab" : "fail_page_alloc", ALWAYS);
+}
+
 struct seen {
 	unsigned int faults, nomem, fault, survived;
+	double since;
 };
 
+#define SEEN_NOTHING { .since = now() }
+
+/* What a sweep has seen; its time, since this is the slowest of all programs. */
+#define LOG_SEEN(seen)								\
+	TH_LOG("%u failures in %.0f s: %u ENOMEM, %u EFAULT, %u that did not matter", \
+	       (seen)->faults, now() - (seen)->since, (seen)->nomem, (seen)->fault, \
+	       (seen)->survived)
+
 /* Runs a call with its nth chance of a failure taken; whether there was one. */
-#define WITH_FAULT(nth, n, ret, call) ({			\
-	nth_set(nth, n);					\
+#define WITH_FAULT(in, n, ret, call) ({				\
+	inject(in, n);						\
 	(ret) = (call);						\
-	nth_happened(nth);					\
+	injected(in);						\
 })
+
+/*
+ * A whole process has hundreds of pages, and each page for which there is no room
+ * has many chances. They fail in the same few ways, so tests of them take some of
+ * the chances only: they would take longer than all others together.
+ */
+static int next_chance(int n, bool many)
+{
+	return many && n >= FIRST ? n + SOME : n + 1;
+}
 
 static void note(struct seen *seen, long ret)
 {
@@ -95,6 +241,24 @@ static void note(struct seen *seen, long ret)
 		seen->survived++;
 }
 
+/*
+ * Whether a call may end so. A copy that fails is never passed over, and memory
+ * that is missing is not taken for an address that is wrong.
+ */
+static bool may_return(enum faults faults, bool happened, long ret)
+{
+	if (!happened)
+		return ret >= 0;
+	switch (faults) {
+	case EITHER:
+		return ret >= 0 || ret == -ENOMEM || ret == -EFAULT;
+	case COPIES:
+		return ret == -EFAULT;
+	default:
+		return ret >= 0 || ret == -ENOMEM;
+	}
+}
+
 enum kind {
 	ANON, THP, BOUND, SHMEM, HUGETLB, CACHE, PRIVATE_FILE, MARKED, POLICY_SHM, POLICY_TASK,
 	COPIED, LOCKED, SWAPPED, SECRET, MERGED,
@@ -104,17 +268,28 @@ FIXTURE(memory)
 {
 	char *p, path[128];
 	size_t npages;
-	int nth, file;
+	int file;
+	struct injector in;
 	struct child child;
 };
 
 FIXTURE_VARIANT(memory)
 {
 	enum kind kind;
+	enum faults faults;
 };
 
-#define VARIANT(name, what) FIXTURE_VARIANT_ADD(memory, name) { .kind = what }
-VARIANT(anonymous, ANON);
+#define ONLY(name, what, which) FIXTURE_VARIANT_ADD(memory, name) {	\
+	.kind = what,							\
+	.faults = which,						\
+}
+
+#define VARIANT(name, what) ONLY(name, what, EITHER)
+/* Copies are the same for all kinds of memory, so these two are apart. */
+ONLY(anonymous, ANON, ALLOCATIONS);
+ONLY(anonymous_copies, ANON, COPIES);
+ONLY(shared_policy, POLICY_SHM, ALLOCATIONS);
+ONLY(shared_policy_copies, POLICY_SHM, COPIES);
 VARIANT(thp, THP);
 VARIANT(with_policies, BOUND);
 VARIANT(shmem, SHMEM);
@@ -122,13 +297,16 @@ VARIANT(hugetlb, HUGETLB);
 VARIANT(page_cache, CACHE);
 VARIANT(private_file, PRIVATE_FILE);
 VARIANT(marked_file, MARKED);
-VARIANT(shared_policy, POLICY_SHM);
 VARIANT(task_policy, POLICY_TASK);
 VARIANT(shared_by_fork, COPIED);
 VARIANT(locked, LOCKED);
 VARIANT(half_in_swap, SWAPPED);
 VARIANT(secret, SECRET);
 VARIANT(merged, MERGED);
+ONLY(anonymous_no_slab, ANON, SLAB_LASTING);
+ONLY(shared_policy_no_slab, POLICY_SHM, SLAB_LASTING);
+ONLY(anonymous_no_pages, ANON, PAGES_LASTING);
+ONLY(marked_file_no_pages, MARKED, PAGES_LASTING);
 
 static char *map_shared(size_t npages, int node)
 {
@@ -205,8 +383,7 @@ FIXTURE_SETUP(memory)
 	const int a = mem[0];
 	size_t npages = N;
 
-	faults_prepare();
-	self->nth = nth_open();
+	injector_open(&self->in, variant->faults);
 	self->file = -1;
 	switch (variant->kind) {
 	case ANON:
@@ -307,7 +484,7 @@ FIXTURE_TEARDOWN(memory)
 		close(self->file);
 		unlink(self->path);
 	}
-	close(self->nth);
+	injector_close(&self->in);
 }
 
 /* Moves until everything has moved: a page may be busy for a moment. */
@@ -400,12 +577,13 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 	size_t len = whole ? ~0UL : self->npages * PAGE;
 	const int a = mem[0], b = mem[1];
 	int to = stays ? a : b, node = -1;
+	unsigned int late = 0;
 	size_t swapped = 0;
-	struct seen seen = { };
+	struct seen seen = SEEN_NOTHING;
 	bool happened = true;
 
-	for (int n = 1; happened; n++) {
-		uint64_t by_pair[2];
+	for (int n = 1; happened; n = next_chance(n, whole)) {
+		uint64_t by_pair[2] = { };
 		int old[2] = { a, mem[2] }, new[2] = { b, b };
 		struct page_migrate_request req = pm_req(0, start, len, 2, old, new);
 		int fd = pm_open();
@@ -419,13 +597,14 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 		}
 		req.moved_by_pair = (uintptr_t)by_pair;
 		pm_poison(&req.result);
-		happened = WITH_FAULT(self->nth, n, ret, pm_migrate(fd, &req));
+		happened = WITH_FAULT(&self->in, n, ret, pm_migrate(fd, &req));
 		ASSERT_GT(MOST, n);
 		if (happened)
 			note(&seen, ret);
-		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
+		ASSERT_TRUE(may_return(variant->faults, happened, ret))
 			TH_LOG("failure %d: %ld", n, ret);
 		ASSERT_TRUE(ret != -ENOMEM || told(&req)) pm_print(&req.result);
+		ASSERT_TRUE(ret != -EFAULT || pm_is_poison(&req.result)) pm_print(&req.result);
 		/* Nothing is lost, and nothing has strayed. */
 		there = count_on(0, self->p, self->npages, b);
 		ASSERT_EQ(self->npages - gone, there + count_on(0, self->p, self->npages, a))
@@ -433,6 +612,19 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 		if (stays) {
 			ASSERT_EQ(0, there)
 				TH_LOG("failure %d: %ld", n, ret);
+		} else if (!ret) {
+			ASSERT_EQ(self->npages - gone, there)
+				TH_LOG("failure %d", n);
+		} else if (ret > 0) {
+			ASSERT_EQ(ret, (long)pm_left(&req.result)) pm_print(&req.result);
+		}
+		if (variant->faults == COPIES && happened) {
+			/* All is read before anything is done; then only the result is left. */
+			ASSERT_TRUE(there || !late)
+				TH_LOG("failure %d", n);
+			late += there > 0;
+			ASSERT_TRUE(there || !bound || policies_are_whole(self->p, a, a, &node))
+				TH_LOG("failure %d: policies have changed", n);
 		}
 		if (variant->kind == SWAPPED) {
 			ASSERT_EQ(gone, not_there(self->p))
@@ -480,10 +672,16 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 		close(fd);
 	}
 	ASSERT_EQ(0, nr_isolated());
-	TH_LOG("%u failures: %u ENOMEM, %u EFAULT, %u that did not matter", seen.faults,
-	       seen.nomem, seen.fault, seen.survived);
-	EXPECT_LT(0, seen.nomem);
-	EXPECT_LT(0, seen.fault);
+	LOG_SEEN(&seen);
+	if (variant->faults == COPIES) {
+		/* At least the argument and two lists; the counts of the pairs and the result. */
+		EXPECT_LE(3, seen.fault - late);
+		EXPECT_LE(2, late);
+	} else {
+		EXPECT_LT(0, seen.nomem);
+	}
+	if (variant->faults == EITHER)
+		EXPECT_LT(0, seen.fault);
 	if (variant->kind == SWAPPED)
 		EXPECT_LT(0, swapped);
 }
@@ -491,7 +689,7 @@ TEST_F_TIMEOUT(memory, migrate, 900)
 TEST_F_TIMEOUT(memory, placement, 300)
 {
 	static uint64_t pages[MAX_NODES];
-	struct seen seen = { };
+	struct seen seen = SEEN_NOTHING;
 	bool happened = true;
 	int fd = pm_open();
 
@@ -499,19 +697,24 @@ TEST_F_TIMEOUT(memory, placement, 300)
 		long ret;
 
 		memset(pages, 0xff, sizeof(pages));
-		happened = WITH_FAULT(self->nth, n, ret,
+		happened = WITH_FAULT(&self->in, n, ret,
 				      pm_placement(fd, 0, self->p, self->npages * PAGE, pages));
 		ASSERT_GT(MOST, n);
 		if (happened)
 			note(&seen, ret);
-		if (ret) {
-			ASSERT_TRUE(ret == -ENOMEM || ret == -EFAULT)
-				TH_LOG("failure %d: %ld", n, ret);
+		ASSERT_GE(0, ret);
+		ASSERT_TRUE(may_return(variant->faults, happened, ret))
+			TH_LOG("failure %d: %ld", n, ret);
+		if (ret)
 			ASSERT_EQ(0, pm_placement(fd, 0, self->p, self->npages * PAGE, pages));
-		}
 		ASSERT_EQ(self->npages, pages[mem[0]]);
 	}
-	EXPECT_LT(0, seen.fault);
+	LOG_SEEN(&seen);
+	if (variant->faults == EITHER || variant->faults == COPIES)
+		EXPECT_LT(0, seen.fault);
+	/* What it allocates is too small for whole pages. */
+	if (variant->faults != COPIES && variant->faults != PAGES_LASTING)
+		EXPECT_LT(0, seen.nomem);
 	close(fd);
 }
 
@@ -528,29 +731,28 @@ static void be_target(struct child *c, void *arg)
 TEST(other_process)
 {
 	const int a = mem[0], b = mem[1];
-	struct seen seen = { };
+	struct seen seen = SEEN_NOTHING;
 	bool happened = true;
+	struct injector in;
 	struct child c;
-	int nth;
 	char *p;
 
-	faults_prepare();
-	nth = nth_open();
+	injector_open(&in, EITHER);
 	p = map_shared(N, a);
 	fill(p, N, 3);
 	bind_range(p, N / 2, a);
 	child_start(&c, be_target, p);
-	for (int n = 1; happened; n++) {
+	for (int n = 1; happened; n = next_chance(n, true)) {
 		struct page_migrate_request req = pm_req(c.pid, NULL, ~0UL, 1, &a, &b);
 		int fd = pm_open();
 		long ret;
 
 		pm_poison(&req.result);
-		happened = WITH_FAULT(nth, n, ret, pm_migrate(fd, &req));
+		happened = WITH_FAULT(&in, n, ret, pm_migrate(fd, &req));
 		ASSERT_GT(MOST, n);
 		if (happened)
 			note(&seen, ret);
-		ASSERT_TRUE(ret >= 0 || ret == -ENOMEM || ret == -EFAULT)
+		ASSERT_TRUE(may_return(EITHER, happened, ret))
 			TH_LOG("failure %d: %ld", n, ret);
 		ASSERT_TRUE(ret != -ENOMEM || told(&req)) pm_print(&req.result);
 		child_put(&c, 1);
@@ -566,28 +768,28 @@ TEST(other_process)
 		close(fd);
 	}
 	ASSERT_EQ(0, nr_isolated());
-	TH_LOG("%u failures: %u ENOMEM, %u EFAULT, %u that did not matter", seen.faults,
-	       seen.nomem, seen.fault, seen.survived);
+	LOG_SEEN(&seen);
 	EXPECT_LT(0, seen.nomem);
 	EXPECT_LT(0, seen.fault);
 	child_end(&c);
-	close(nth);
+	injector_close(&in);
 }
 
 /* What a job's file is made of: opening it, its information, its fdinfo. */
 TEST(file_and_info)
 {
+	static const enum faults kinds[] = { COPIES, ALLOCATIONS };
 	struct page_migrate_info info;
-	struct seen seen = { };
+	struct seen seen = SEEN_NOTHING;
 	bool happened = true;
 	char path[64], text[4096];
-	int nth, fd, proc;
+	struct injector in;
+	int fd, proc;
 	long ret;
 
-	faults_prepare();
-	nth = nth_open();
+	injector_open(&in, EITHER);
 	for (int n = 1; happened; n++) {
-		happened = WITH_FAULT(nth, n, fd, open(PM_DEVICE, O_RDWR | O_CLOEXEC));
+		happened = WITH_FAULT(&in, n, fd, open(PM_DEVICE, O_RDWR | O_CLOEXEC));
 		ASSERT_GT(MOST, n);
 		if (fd < 0) {
 			ASSERT_TRUE(errno == ENOMEM || errno == EFAULT || errno == ENFILE)
@@ -599,26 +801,33 @@ TEST(file_and_info)
 	}
 	EXPECT_LT(0, seen.nomem);
 	fd = pm_open();
-	happened = true;
-	for (int n = 1; happened; n++) {
-		happened = WITH_FAULT(nth, n, ret, pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info));
-		ASSERT_GT(MOST, n);
-		ASSERT_TRUE(happened ? ret == -EFAULT || ret == -ENOMEM || !ret : !ret);
-		seen.fault += ret == -EFAULT;
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		faults_prepare(kinds[i]);
+		happened = true;
+		for (int n = 1; happened; n++) {
+			happened = WITH_FAULT(&in, n, ret,
+					      pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info));
+			ASSERT_GT(MOST, n);
+			ASSERT_GE(0, ret);
+			ASSERT_TRUE(may_return(kinds[i], happened, ret))
+				TH_LOG("failure %d: %ld", n, ret);
+			seen.fault += ret == -EFAULT;
+		}
 	}
 	EXPECT_LT(0, seen.fault);
+	faults_prepare(EITHER);
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	happened = true;
 	for (int n = 1; happened; n++) {
 		proc = open(path, O_RDONLY | O_CLOEXEC);
 		ASSERT_LE(0, proc);
-		happened = WITH_FAULT(nth, n, ret, read(proc, text, sizeof(text)));
+		happened = WITH_FAULT(&in, n, ret, read(proc, text, sizeof(text)));
 		ASSERT_GT(MOST, n);
 		ASSERT_TRUE(ret > 0 || happened);
 		close(proc);
 	}
 	close(fd);
-	close(nth);
+	injector_close(&in);
 }
 
 /*
@@ -635,7 +844,7 @@ TEST(random_pages)
 	int before[MANY], after[MANY], final[MANY];
 	char *p = map_nodes(MANY, nodes, 3);
 
-	faults_prepare();
+	faults_prepare(EITHER);
 	fill(p, MANY, 5);
 	set_fault("fail_page_alloc", "task-filter", "Y");
 	for (int i = 0; i < CALLS; i++) {
@@ -697,11 +906,212 @@ TEST(random_pages)
 	}
 	ASSERT_EQ(0, bad_pages(p, MANY, 5));
 	ASSERT_EQ(0, nr_isolated());
-	set_fault("fail_page_alloc", "task-filter", "N");
+	faults_prepare(EITHER);
 	TH_LOG("%llu pages moved, %llu found no memory, %llu another node", (long long)moved,
 	       (long long)no_memory, (long long)fallback);
 	EXPECT_LT(0, no_memory);
 	EXPECT_LT(0, fallback);
+}
+
+/* Where a function of the module begins and ends. */
+static void function_range(const char *name, unsigned long *start, unsigned long *end)
+{
+	unsigned long at;
+	char line[512], symbol[256];
+
+	*start = 0;
+	*end = ~0UL;
+	/* The first time to find it, the second time to find what comes next. */
+	for (int i = 0; i < 2; i++) {
+		FILE *f = fopen("/proc/kallsyms", "re");
+
+		while (f && fgets(line, sizeof(line), f)) {
+			if (!strstr(line, "[page_migrate]") ||
+			    sscanf(line, "%lx %*c %255s", &at, symbol) != 2)
+				continue;
+			if (!i && !strcmp(symbol, name))
+				*start = at;
+			if (i && at > *start && at < *end)
+				*end = at;
+		}
+		if (!f)
+			die("/proc/kallsyms");
+		fclose(f);
+	}
+	if (!*start || *end == ~0UL)
+		die("no %s in the module", name);
+}
+
+/* A process that has its pages for itself, and looks at them when it is told to. */
+static void be_plain(struct child *c, void *arg)
+{
+	char *p = arg;
+
+	place_pages(p, N, &mem[0], 1);
+	fill(p, N, 6);
+	for (child_put(c, 0);;) {
+		child_get(c);
+		child_put(c, bad_pages(p, N, 6));
+	}
+}
+
+/*
+ * A caller that may not use all nodes has a kernel thread do the work, which
+ * knows nothing of the caller's fail-nth. So what fails is what is called from
+ * that thread's function: once, or from some point on.
+ */
+static void worker_faults(struct __test_metadata *_metadata, bool slab, int times)
+{
+	const char *injector = slab ? "failslab" : "fail_page_alloc";
+	const int a = mem[0], b = mem[1];
+	unsigned long start, end;
+	struct seen seen = SEEN_NOTHING;
+	bool happened = true;
+	struct child c;
+	char text[24], *p;
+	struct cg cg;
+
+	function_range("pm_work_run", &start, &end);
+	p = lazy_map(N, MADV_NOHUGEPAGE);
+	child_start(&c, be_plain, p);
+	child_get(&c);
+	snprintf(text, sizeof(text), "%d", a);
+	cg_make(&cg, "worker", text);
+	cg_enter(&cg, getpid());
+	faults_prepare(EITHER);
+	snprintf(text, sizeof(text), "%#lx", start);
+	set_fault(injector, "require-start", text);
+	snprintf(text, sizeof(text), "%#lx", end);
+	set_fault(injector, "require-end", text);
+	for (int n = 1; happened; n++) {
+		long space = slab ? nth_space(n) : n - 1;
+		struct page_migrate_request req = pm_req(c.pid, p, N * PAGE, 1, &a, &b);
+		int fd = pm_open();
+		long ret;
+
+		pm_poison(&req.result);
+		space_set(injector, space, times);
+		ret = pm_migrate(fd, &req);
+		happened = space_happened(injector, times);
+		ASSERT_GT(MOST, n);
+		if (happened)
+			note(&seen, ret);
+		ASSERT_TRUE(may_return(ALLOCATIONS, happened, ret))
+			TH_LOG("from %ld on: %ld", space, ret);
+		ASSERT_TRUE(ret != -ENOMEM || told(&req)) pm_print(&req.result);
+		ASSERT_EQ(N, count_on(c.pid, p, N, a) + count_on(c.pid, p, N, b))
+			TH_LOG("from %ld on: %ld", space, ret);
+		ASSERT_TRUE(ret || all_on(c.pid, p, N, &b, 1));
+		child_put(&c, 1);
+		ASSERT_EQ(0, child_get(&c))
+			TH_LOG("from %ld on: %ld", space, ret);
+		/* The same call does the rest. */
+		ASSERT_EQ(0, repeat(fd, &req))
+			TH_LOG("from %ld on: %ld", space, ret);
+		ASSERT_TRUE(all_on(c.pid, p, N, &b, 1));
+		close(fd);
+		fd = pm_open();
+		req = pm_req(c.pid, p, N * PAGE, 1, &b, &a);
+		ASSERT_EQ(0, repeat(fd, &req));
+		close(fd);
+		child_put(&c, 1);
+		ASSERT_EQ(0, child_get(&c));
+	}
+	faults_prepare(EITHER);
+	ASSERT_EQ(0, nr_isolated());
+	LOG_SEEN(&seen);
+	EXPECT_LT(0, seen.faults);
+	/* One page that is missing is got with more effort. */
+	if (times > 1 || slab)
+		EXPECT_LT(0, seen.nomem);
+	cg_leave(getpid());
+	child_end(&c);
+	cg_remove(&cg);
+}
+
+TEST(worker_slab)
+{
+	worker_faults(_metadata, true, 1);
+}
+
+TEST(worker_no_slab)
+{
+	worker_faults(_metadata, true, ALWAYS);
+}
+
+TEST(worker_page)
+{
+	worker_faults(_metadata, false, 1);
+}
+
+TEST(worker_no_pages)
+{
+	worker_faults(_metadata, false, ALWAYS);
+}
+
+/*
+ * Half of the pages find no room. They are tried once more, and that fails, too.
+ * A move within a full node is not to be had: pages come back before the next one.
+ */
+TEST(full_node)
+{
+	const int a = mem[0], b = mem[1];
+	struct seen seen = SEEN_NOTHING;
+	uint64_t no_memory = 0, moved = 0;
+	bool happened = true;
+	struct injector in;
+	struct child hog;
+	char *p;
+
+	p = map_node(2 * N, a);
+	fill(p, 2 * N, 7);
+	hog_start(&hog, b);
+	hog_release(&hog, N);
+	injector_open(&in, EITHER);
+	for (int n = 1; happened; n = next_chance(n, true)) {
+		struct page_migrate_request req = pm_req(0, p, 2 * N * PAGE, 1, &a, &b);
+		int fd = pm_open();
+		size_t there;
+		long ret;
+
+		pm_poison(&req.result);
+		happened = WITH_FAULT(&in, n, ret, pm_migrate(fd, &req));
+		ASSERT_GT(MOST, n);
+		if (happened)
+			note(&seen, ret);
+		/* It is short of memory in any case. */
+		ASSERT_TRUE(ret == -ENOMEM || may_return(EITHER, happened, ret))
+			TH_LOG("failure %d: %ld", n, ret);
+		ASSERT_TRUE(ret != -ENOMEM || told(&req)) pm_print(&req.result);
+		ASSERT_TRUE(ret != -EFAULT || pm_is_poison(&req.result)) pm_print(&req.result);
+		there = count_on(0, p, 2 * N, b);
+		/* Only where nothing fails, the counts are of all pages. */
+		if (!happened) {
+			ASSERT_EQ(there, req.result.moved) pm_print(&req.result);
+			ASSERT_EQ(2 * N, pm_sum(&req.result)) pm_print(&req.result);
+		}
+		if (ret == -ENOMEM) {
+			no_memory += req.result.no_memory > 0;
+			moved += req.result.moved > 0;
+		}
+		ASSERT_EQ(2 * N, there + count_on(0, p, 2 * N, a))
+			TH_LOG("failure %d: %ld", n, ret);
+		ASSERT_EQ(0, bad_pages(p, 2 * N, 7))
+			TH_LOG("failure %d: %ld", n, ret);
+		close(fd);
+		fd = pm_open();
+		ASSERT_EQ(0, move_all(fd, p, 2 * N * PAGE, b, a));
+		close(fd);
+	}
+	injector_close(&in);
+	ASSERT_EQ(0, nr_isolated());
+	LOG_SEEN(&seen);
+	TH_LOG("%llu calls found no room for pages, %llu of the ENOMEM moved some",
+	       (long long)no_memory, (long long)moved);
+	EXPECT_LT(0, no_memory);
+	EXPECT_LT(0, moved);
+	child_end(&hog);
+	munmap(p, 2 * N * PAGE);
 }
 
 TEST_HARNESS_MAIN

@@ -6,12 +6,31 @@
 /* Many times what a call takes off the lists at a time. */
 enum { N = 16384, ROUNDS = 4 };
 
+/* What a target is told: not to get more pages, but to make a huge page of some. */
+enum { COLLAPSE = N };
+
 /* A target in a cgroup of its own, which holds N pages on the first node. */
 struct tight {
 	struct child child;
 	struct cg cg;
 	char *p;
 };
+
+/*
+ * At a limit there is no room for another huge page. Unlike with a small one, the
+ * kernel then just says so, and kills nobody.
+ */
+static bool collapses(char *p)
+{
+	bool done;
+
+	if (advise(p, HPAGE, MADV_HUGEPAGE))
+		die("madvise");
+	done = !madvise(p, HPAGE, MADV_COLLAPSE);
+	if (advise(p, HPAGE, MADV_NOHUGEPAGE))
+		die("madvise");
+	return done;
+}
 
 static void be_tight(struct child *c, void *arg)
 {
@@ -27,6 +46,10 @@ static void be_tight(struct child *c, void *arg)
 
 		if (!more) {
 			child_put(c, bad_pages(t->p, N, 4));
+			continue;
+		}
+		if (more == COLLAPSE) {
+			child_put(c, collapses(t->p));
 			continue;
 		}
 		/* Lives on over its limit: what it gets it gives back. */
@@ -83,11 +106,13 @@ static void tight_end(struct tight *t)
 
 /*
  * Moves the target to and fro; where it has no memory left it moves all the same.
- * more: pages that it gets meanwhile, which counts as an event each time.
+ * more: pages that it gets meanwhile, which counts as an event each time. Where it
+ * can get none, it has tried to before.
  */
 static void moves_at_limit(struct __test_metadata *_metadata, const char *file,
 			   const char *event, size_t more)
 {
+	bool tries = !more && has_thp();
 	struct tight t = { };
 	int fd = pm_open();
 
@@ -95,8 +120,12 @@ static void moves_at_limit(struct __test_metadata *_metadata, const char *file,
 	limit(&t.cg, file, cg_number(&t.cg, "memory.current", NULL));
 	for (int i = 0; i < ROUNDS; i++) {
 		int from = mem[i % 2], to = mem[!(i % 2)];
-		long events = cg_number(&t.cg, "memory.events", event), ret = 1;
+		long events = cg_number(&t.cg, "memory.events", event), ret = 1, left;
 
+		if (tries) {
+			child_put(&t.child, COLLAPSE);
+			EXPECT_EQ(0, child_get(&t.child));
+		}
 		child_put(&t.child, more);
 		for (int k = 0; k < 20 && ret > 0; k++)
 			ret = pm_move(fd, t.child.pid, t.p, N * PAGE, 0, 1, &from, &to, NULL);
@@ -106,9 +135,14 @@ static void moves_at_limit(struct __test_metadata *_metadata, const char *file,
 		child_put(&t.child, 0);
 		ASSERT_EQ(0, child_get(&t.child));
 		events = cg_number(&t.cg, "memory.events", event) - events;
-		TH_LOG("%s: round %d, %ld events", file, i, events);
-		if (more)
+		left = cg_number(&t.cg, file, NULL) - cg_number(&t.cg, "memory.current", NULL);
+		TH_LOG("%s: round %d, %ld events, %ld pages below", file, i, events,
+		       left / (long)PAGE);
+		if (more || tries)
 			EXPECT_LT(0, events);
+		/* CPUs keep some charges for themselves: fewer than a huge page in all. */
+		if (!more)
+			EXPECT_GT((long)HPAGE_NR, left / (long)PAGE);
 	}
 	EXPECT_EQ(0, cg_number(&t.cg, "memory.events", "oom_kill "));
 	tight_end(&t);
