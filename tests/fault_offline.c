@@ -528,7 +528,7 @@ TEST_F(offline, gone_before_the_call)
  * Calls go to the node and back while block after block of it goes and comes.
  * Whatever a call meets, it ends in one of a few ways and loses nothing.
  */
-TEST_F(offline, goes_during_calls)
+TEST_F_TIMEOUT(offline, goes_during_calls, 1000000)
 {
 	struct child t, caller[CALLERS];
 	unsigned long cycles = 0, refused = 0, landed = 0;
