@@ -58,6 +58,9 @@ use crate::{
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
 
+/// Pages that are tried at least when full nodes change places.
+const MIN_RESCUE_PAGES: u64 = 32;
+
 /// How long kswapd gets before pages without room are tried for the last time.
 const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
 
@@ -195,6 +198,8 @@ struct Call<'a> {
     drained: bool,
     /// Nothing else has helped those pages that found no room.
     last_resort: bool,
+    /// Pages that are tried at a time where there was no room, about as many as find some.
+    rescue_pages: u64,
     /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
     /// be in any frame, on an old node, too: it must not be taken for one of these.
     waiting: Pin<KBox<Frames>>,
@@ -288,6 +293,7 @@ fn migrate(
         drains: 0,
         drained: false,
         last_resort: false,
+        rescue_pages: batch::MAX_PAGES,
         waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: 0,
@@ -392,6 +398,10 @@ impl Call<'_> {
         let limit = match self.order.max_pages {
             Some(max) if moving => max.saturating_sub(self.outcome.counts.all_moved()).max(1),
             _ => batch::MAX_PAGES,
+        };
+        let limit = match mode {
+            Mode::Rescue(_) => limit.min(self.rescue_pages),
+            _ => limit,
         };
         let mut second = Counts::default();
         let mut collector = Collector {
@@ -628,6 +638,13 @@ impl Call<'_> {
             }
             walked?;
             let moved = self.outcome.counts.all_moved();
+            self.rescue_pages = if full {
+                // To take many off their lists for the sake of a few would cost more than to move.
+                let room = moved.saturating_sub(before).saturating_mul(2);
+                room.clamp(MIN_RESCUE_PAGES, batch::MAX_PAGES)
+            } else {
+                (self.rescue_pages.saturating_mul(2)).min(batch::MAX_PAGES)
+            };
             if moved >= goal || (full && moved == before) {
                 // The turn of the next pair.
                 break;

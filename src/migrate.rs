@@ -140,8 +140,9 @@ impl<'a> Migration<'a> {
     /// The kernel gives a list up at the first folio without room. So folios whose destinations are
     /// full are parked, and the others go on; what they free may be what the parked ones need.
     fn pass(&mut self, list: &mut FolioList, wait: bool) {
+        let begun = self.scratch.placed.len();
         let mut drained = false;
-        let mut parked_at = self.scratch.placed.len();
+        let mut parked_at = begun;
         loop {
             self.prepare(list);
             if list.is_empty() {
@@ -150,8 +151,9 @@ impl<'a> Migration<'a> {
                 }
                 if self.scratch.placed.len() > parked_at {
                     // Pages moved, so pages were freed: worth another look.
-                } else if !drained {
+                } else if !drained && parked_at == begun {
                     // Freed pages may wait in the caches of other CPUs while their node looks full.
+                    // Where some have moved, the others get another turn, and this if need be.
                     shim::folio::drain_free();
                     drained = true;
                 } else {
@@ -173,7 +175,7 @@ impl<'a> Migration<'a> {
                 self.give_up(list, Reason::Busy);
             } else if self.scratch.placed.len() > before {
                 // As above.
-            } else if !drained {
+            } else if !drained && before == begun {
                 shim::folio::drain_free();
                 drained = true;
             } else {

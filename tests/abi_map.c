@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Where pages go: lists, wildcards, full nodes, and calls that only look. */
 #include "harness.h"
-#include "util.h"
+#include "mem_util.h"
+
+#include <time.h>
 
 /* As many pages as no full node has room for by accident. */
 #define MANY 4000
@@ -430,6 +432,45 @@ TEST_F(map, swap_of_full_nodes)
 	EXPECT_TRUE(all_on(0, p, 2 * MANY, new, 2));
 	EXPECT_EQ(0, bad_pages(p, 2 * MANY, 8));
 	EXPECT_EQ(isolated, nr_isolated());
+}
+
+/*
+ * With room for a handful at a time it takes many turns. Each of them must cost
+ * about what it moves, or the call does not end for hours on a large machine.
+ */
+TEST_F(map, swap_with_little_room)
+{
+	enum { N = 4000, ROOM = 16 };
+	const int old[] = { mem[2], mem[3] }, new[] = { mem[3], mem[2] };
+	char *p = lazy_map(2 * N, MADV_NOHUGEPAGE);
+	struct child a, b;
+	struct timespec begin, end;
+	long ret;
+
+	/* What one of them needs lies far from what the other has to give. */
+	place_pages(p, N, &old[0], 1);
+	place_pages(p + N * PAGE, N, &old[1], 1);
+	fill(p, 2 * N, 9);
+	hog_start(&a, mem[2]);
+	hog_start(&b, mem[3]);
+	hog_release(&a, ROOM);
+	hog_release(&b, ROOM);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	ret = go(self, p, 2 * N, 0, 2, old, new);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	child_end(&a);
+	child_end(&b);
+	TH_LOG("%ld ms, %llu moved, %llu found no room",
+	       (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000,
+	       (long long)self->res.moved, (long long)self->res.no_memory);
+	/* The kernel itself may take the room away. */
+	EXPECT_TRUE(!ret || ret == -ENOMEM) pm_print(&self->res);
+	EXPECT_EQ(2 * N, self->res.moved + self->res.no_memory) pm_print(&self->res);
+	EXPECT_EQ(self->res.moved, count_on(0, p, 2 * N, mem[2]) + count_on(0, p, 2 * N, mem[3]) -
+				   self->res.no_memory);
+	EXPECT_EQ(0, bad_pages(p, 2 * N, 9));
+	EXPECT_EQ(0, nr_isolated());
+	EXPECT_GT(60 * patience(), end.tv_sec - begin.tv_sec);
 }
 
 /* A dry run leaves every frame, and huge pages, as they are. */
