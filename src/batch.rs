@@ -218,13 +218,13 @@ impl Batch {
 
     /// Counts what became of each folio, by reason and by pair, and empties the batch.
     ///
-    /// Calls `short` with the pair, the first frame and the number of pages of each folio that found
-    /// no room.
+    /// Calls `stayed` with the pair, the first frame and the number of pages of each folio that did
+    /// not move as a whole, and why.
     pub(crate) fn settle(
         &mut self,
         counts: &mut Counts,
         by_pair: &mut [u64],
-        mut short: impl FnMut(usize, usize, u64),
+        mut stayed: impl FnMut(usize, usize, u64, Reason),
     ) {
         for entry in self.entries.iter() {
             let mut moved = entry.counted;
@@ -233,9 +233,7 @@ impl Batch {
                 // There may be holes between the pages that the walk met.
                 let left = left.min(moved);
                 if left > 0 {
-                    if reason == Reason::NoMemory {
-                        short(entry.pair, entry.pfn, entry.nr_pages);
-                    }
+                    stayed(entry.pair, entry.pfn, entry.nr_pages, reason);
                     moved = moved.saturating_sub(left);
                     first = first.or(Some(reason));
                     counts.stay(reason, left);

@@ -39,7 +39,10 @@ use crate::{
         Order,
         Range, //
     },
-    result::Counts,
+    result::{
+        Counts,
+        Reason, //
+    },
     shim::{
         self,
         file::MappedFile,
@@ -61,8 +64,11 @@ const MAX_DRAINS: u32 = 16;
 /// Pages that are tried at least when full nodes change places.
 const MIN_RESCUE_PAGES: u64 = 32;
 
-/// How long kswapd gets before pages without room are tried for the last time.
+/// How long kswapd gets before pages without room are tried as a last resort.
 const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
+
+/// How often it gets that.
+const MAX_MOMENTS: u32 = 8;
 
 /// Files whose marks are read at one address. A target may map another one each time.
 const MAX_LEARNT: u32 = 16;
@@ -205,9 +211,19 @@ struct Call<'a> {
     waiting: Pin<KBox<Frames>>,
     /// For each pair the address from which on some of its pages found no room.
     short_from: KVVec<Option<usize>>,
+    /// For each pair the address from which on some of those could not be tried again: they were off
+    /// their LRU list, or referenced.
+    passed_from: KVVec<Option<usize>>,
     /// Pages that could still be moved.
     remnant: u64,
     outcome: Outcome,
+}
+
+/// Notes for `pair` that something was left behind from `at` on.
+fn note_first(from: &mut [Option<usize>], pair: usize, at: usize) {
+    if let Some(from) = from.get_mut(pair) {
+        *from = Some(from.map_or(at, |first| first.min(at)));
+    }
 }
 
 /// What an errno of the rooms below means for the call.
@@ -296,6 +312,7 @@ fn migrate(
         rescue_pages: batch::MAX_PAGES,
         waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
+        passed_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: 0,
         outcome: Outcome {
             counts: Counts::default(),
@@ -424,6 +441,7 @@ impl Call<'_> {
             may_drain: moving && self.drains < MAX_DRAINS,
             drained: self.drained,
             wants_drain: false,
+            passed: false,
             mark: Mark::Migratable,
             writable: false,
             fuse: false,
@@ -431,7 +449,10 @@ impl Call<'_> {
             unknown: false,
         };
         let walked = self.target.mm().walk(at, end, &mut collector);
-        let wants_drain = collector.wants_drain;
+        let (wants_drain, passed) = (collector.wants_drain, collector.passed);
+        if let (Mode::Rescue(pair), true) = (mode, passed) {
+            note_first(&mut self.passed_from, pair, at);
+        }
         let walked = walked.map_err(ended_by)?;
         if !self.batch.is_empty() {
             let begun = moving.then(trace::Begun::batch).flatten();
@@ -498,13 +519,15 @@ impl Call<'_> {
         }
         if mode == Mode::Remnant {
             let mut met = Counts::default();
-            self.batch.settle(&mut met, &mut [], |_, _, _| {});
+            self.batch.settle(&mut met, &mut [], |_, _, _, _| {});
             self.remnant = self.remnant.saturating_add(met.all_met());
             return Ok(());
         }
-        let (short_from, waiting) = (&mut self.short_from, &self.waiting);
+        let (short_from, passed_from) = (&mut self.short_from, &mut self.passed_from);
+        let waiting = &self.waiting;
+        let rescuing = matches!(mode, Mode::Rescue(_));
         // What is in such a frame from now on is another page, unless it stays there once more.
-        if matches!(mode, Mode::Rescue(_)) {
+        if rescuing {
             let _ = self.batch.try_for_each(|pfn, nr_pages| {
                 waiting.unmark(pfn, nr_pages);
                 Ok(())
@@ -514,15 +537,22 @@ impl Call<'_> {
             Mode::Rescue(_) => &mut second,
             _ => &mut self.outcome.counts,
         };
-        self.batch
-            .settle(counts, &mut self.outcome.by_pair, |pair, pfn, nr_pages| {
+        self.batch.settle(
+            counts,
+            &mut self.outcome.by_pair,
+            |pair, pfn, nr_pages, why| {
+                let from = match why {
+                    Reason::NoMemory => &mut *short_from,
+                    // It had found no room before, and has not been tried since.
+                    _ if rescuing => &mut *passed_from,
+                    _ => return,
+                };
                 // Without memory for it, it stays where it is.
                 let _ = waiting.mark(pfn, nr_pages as usize);
-                if let Some(from) = short_from.get_mut(pair) {
-                    from.get_or_insert(at);
-                }
-            });
-        if matches!(mode, Mode::Rescue(_)) {
+                note_first(from, pair, at);
+            },
+        );
+        if rescuing {
             self.outcome.counts.rescued(&second);
         }
         if broke {
@@ -577,8 +607,10 @@ impl Call<'_> {
     /// Where full nodes change places, pages can move only as fast as others make room for them.
     /// So the pairs that were short take turns, each going on from where it first was short, until
     /// a whole round has moved nothing. Then they are tried as a last resort: after a moment for
-    /// kswapd, which was woken and holds pages back while it works, with reclaim once more, and with
-    /// large folios split. That ends, too, with a round that has moved nothing.
+    /// kswapd, which was woken and holds pages back while it works, with reclaim once more, with
+    /// large folios split, and with what could not be tried in its turn. That, too, goes on until a
+    /// round has moved nothing, and then once more from the start, but only so often, and only if
+    /// anything has moved since the last time.
     ///
     /// # Errors
     ///
@@ -591,6 +623,7 @@ impl Call<'_> {
         // A target may fault in pages on the old nodes faster than they move. That must end, too.
         let goal = begun.saturating_add(self.outcome.counts.no_memory());
         let mut ended = Ok(());
+        let (mut moments, mut moved_at_last) = (0, None);
         while self.outcome.counts.all_moved() < goal {
             let before = self.outcome.counts.all_moved();
             for pair in 0..self.order.lists.len() {
@@ -600,18 +633,28 @@ impl Call<'_> {
             if ended.is_err() {
                 break;
             }
-            if self.outcome.counts.all_moved() == before {
-                if self.last_resort {
-                    break;
-                }
-                self.last_resort = true;
-                self.scratch.try_anew();
-                fsleep(KSWAPD_MOMENT);
+            if self.outcome.counts.all_moved() > before {
+                continue;
             }
+            if moved_at_last == Some(before) || moments >= MAX_MOMENTS {
+                break;
+            }
+            moments = moments.saturating_add(1);
+            moved_at_last = Some(before);
+            self.last_resort = true;
+            self.scratch.try_anew();
+            for (pair, passed) in self.passed_from.iter_mut().enumerate() {
+                if let Some(at) = passed.take() {
+                    note_first(&mut self.short_from, pair, at);
+                }
+            }
+            shim::folio::drain_lru();
+            fsleep(KSWAPD_MOMENT);
         }
         if let Err(ended) = ended {
             // The same call again goes on from the first page that may still move.
-            let first = self.short_from.iter().flatten().min();
+            let left = [&self.short_from, &self.passed_from];
+            let first = left.iter().flat_map(|from| from.iter()).flatten().min();
             self.outcome.resume = first.copied().unwrap_or(end);
             return Err(ended);
         }

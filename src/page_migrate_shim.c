@@ -64,6 +64,7 @@
 	X(cpuset_mems_allowed, nodemask_t, (struct task_struct *))	       \
 	X(drain_all_pages, void, (struct zone *))			       \
 	X(isolate_folio_to_list, bool, (struct folio *, struct list_head *))   \
+	X(lru_add_drain, void, (void))					       \
 	X(lru_add_drain_all, void, (void))				       \
 	X(migrate_pages, int,						       \
 	  (struct list_head *, new_folio_t, free_folio_t, unsigned long,       \
@@ -807,9 +808,14 @@ bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 	return true;
 }
 
+/* Put all folios back, so that they can be isolated again at once. */
 void pm_shim_list_put_back(struct list_head *list)
 {
+	if (list_empty(list))
+		return;
 	pm_call(putback_movable_pages)(list);
+	/* The last of them wait on this CPU for others to come. */
+	pm_call(lru_add_drain)();
 }
 
 void pm_shim_list_splice(struct list_head *from, struct list_head *to)

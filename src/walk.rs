@@ -53,6 +53,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) drained: bool,
     /// Out: stopped at a folio that draining may help.
     pub(crate) wants_drain: bool,
+    /// Out: one of those to take only could not be tried, but may be later.
+    pub(crate) passed: bool,
     /// The mark of the VMA in which the walk is.
     pub(crate) mark: Mark,
     /// That VMA may be written to.
@@ -69,6 +71,8 @@ impl Collector<'_> {
     fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
         if self.only.is_none() {
             self.counts.stay(reason, mapped.mapped() as u64);
+        } else if matches!(reason, Reason::Busy | Reason::Pinned) {
+            self.passed = true;
         }
         FolioStep::On
     }

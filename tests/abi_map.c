@@ -424,8 +424,11 @@ TEST_F(map, swap_of_full_nodes)
 	hog_start(&b, mem[3]);
 	hog_release(&a, 1024);
 	hog_release(&b, 1024);
-	EXPECT_EQ(0, go(self, p, 2 * MANY, 0, 2, old, new))
+	EXPECT_EQ(0, go(self, p, 2 * MANY, 0, 2, old, new)) {
 		pm_print(&self->res);
+		zones_print(mem[2]);
+		zones_print(mem[3]);
+	}
 	child_end(&a);
 	child_end(&b);
 	EXPECT_EQ(2 * MANY, self->res.moved);

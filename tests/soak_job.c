@@ -1127,20 +1127,48 @@ static void count_process(struct __test_metadata *_metadata, int fd, pid_t pid)
 	add(COUNTED, sum);
 }
 
-static void freeze(const struct cg *cg)
+/* Where the threads of a process are in the kernel. */
+static void print_stacks(pid_t pid)
 {
-	char path[320], text[128] = "";
+	char command[128];
 
-	if (cg_set((struct cg *)cg, "cgroup.freeze", "1"))
-		die("cgroup.freeze");
+	snprintf(command, sizeof(command),
+		 "grep -H . /proc/%d/task/*/stat /proc/%d/task/*/stack | sed 's/^/# /' >&2", pid,
+		 pid);
+	if (system(command))
+		fprintf(stderr, "# process %d has gone\n", pid);
+}
+
+/*
+ * A thread that the kernel makes wait for another that serves its pages does
+ * not freeze if that one has. Then both may run again for a while.
+ */
+static void freeze(struct cg *cg)
+{
+	enum { TRIES = 12, POLLS = 500 };
+	char path[320], text[128];
+
 	snprintf(path, sizeof(path), "%s/cgroup.events", cg->path);
-	for (int i = 0; i < 6000 * patience() && !strstr(text, "frozen 1"); i++) {
-		usleep(10000);
-		if (file_read(path, text, sizeof(text)))
-			die("%s", path);
+	for (int try = 0; try < TRIES; try++) {
+		if (cg_set(cg, "cgroup.freeze", "1"))
+			die("cgroup.freeze");
+		for (int i = 0; i < POLLS * patience(); i++) {
+			if (file_read(path, text, sizeof(text)))
+				die("%s", path);
+			if (strstr(text, "frozen 1"))
+				return;
+			usleep(10000);
+		}
+		fprintf(stderr, "# the targets do not freeze at once\n");
+		if (try == TRIES - 1)
+			break;
+		cg_set(cg, "cgroup.freeze", "0");
+		usleep(100000);
 	}
-	if (!strstr(text, "frozen 1"))
-		die("the targets do not freeze");
+	pids_refresh(cg);
+	for (int i = 0; i < b->nr_pids; i++)
+		print_stacks(b->pids[i]);
+	die("the targets do not freeze");
 }
 
 static void merged_look(FIXTURE_DATA(soak) *self)

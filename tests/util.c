@@ -206,6 +206,33 @@ static long node_high(int node)
 	return sum;
 }
 
+static const char *const zone_lines[] = {
+	"pages free", "boost ", "min ", "low ", "high ", "managed ", "protection:", "nr_free_cma ",
+	"nr_isolated_", "nr_active_", "nr_inactive_", "nr_unevictable ", "count:",
+	"node_unreclaimable",
+};
+
+void zones_print(int node)
+{
+	char line[256], *name;
+	int now = -1;
+	FILE *f = fopen("/proc/zoneinfo", "re");
+
+	if (!f)
+		die("/proc/zoneinfo");
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Node %d, zone", &now) == 1 && now == node)
+			fprintf(stderr, "#   %s", line);
+		if (now != node)
+			continue;
+		name = line + strspn(line, " ");
+		for (size_t i = 0; i < ARRAY_LEN(zone_lines); i++)
+			if (!strncmp(name, zone_lines[i], strlen(zone_lines[i])))
+				fprintf(stderr, "#     %s", name);
+	}
+	fclose(f);
+}
+
 long node_free_all(int node)
 {
 	long n, sum = 0;

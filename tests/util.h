@@ -60,6 +60,8 @@ int node_distance_of(int from, int to);
 long node_free(int node);
 /* The same with them: slower, for what must not be lost. */
 long node_free_all(int node);
+/* What of a node is free, and what keeps it, to tell why a move found no room. */
+void zones_print(int node);
 /* Makes free memory that hides on the lists of the CPUs free for all. */
 void cpu_lists_drain(void);
 

@@ -398,7 +398,7 @@ impl Hog {
         // is taken as well: it is full when that has come to an end.
         const CHUNK: usize = 64;
         const IDLE: u32 = 5;
-        let rest = Memory::empty(reserve * 4);
+        let rest = Memory::empty(reserve * 4 + 65536);
         let mut idle = 0;
         for first in (0..rest.pages - CHUNK).step_by(CHUNK) {
             task_policy(Some(other));
