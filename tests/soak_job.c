@@ -417,7 +417,11 @@ static bool op_free(struct worker *w, struct area *a)
 {
 	struct part part = part_of(w, a);
 
-	if (!is_private(a))
+	/*
+	 * Not pages that may be merged. The kernel itself loses those: what is freed
+	 * is taken for clean, and so is who is merged into it afterwards.
+	 */
+	if (!is_private(a) || a->kind == SAME)
 		return false;
 	if (advise_part(&part, MADV_FREE))
 		die("MADV_FREE");
