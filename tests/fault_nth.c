@@ -1050,11 +1050,13 @@ TEST(worker_no_pages)
 }
 
 /*
- * Half of the pages find no room. They are tried once more, and that fails, too.
+ * Most of the pages find no room. They are tried once more, and that fails, too.
  * A move within a full node is not to be had: pages come back before the next one.
  */
 TEST(full_node)
 {
+	/* The kernel may find some more room than there was. */
+	enum { PAGES = 512 };
 	const int a = mem[0], b = mem[1];
 	struct seen seen = SEEN_NOTHING;
 	uint64_t no_memory = 0, moved = 0;
@@ -1063,13 +1065,13 @@ TEST(full_node)
 	struct child hog;
 	char *p;
 
-	p = map_node(2 * N, a);
-	fill(p, 2 * N, 7);
+	p = map_node(PAGES, a);
+	fill(p, PAGES, 7);
 	hog_start(&hog, b);
 	hog_release(&hog, N);
 	injector_open(&in, EITHER);
 	for (int n = 1; happened; n = next_chance(n, true)) {
-		struct page_migrate_request req = pm_req(0, p, 2 * N * PAGE, 1, &a, &b);
+		struct page_migrate_request req = pm_req(0, p, PAGES * PAGE, 1, &a, &b);
 		int fd = pm_open();
 		size_t there;
 		long ret;
@@ -1084,23 +1086,23 @@ TEST(full_node)
 			TH_LOG("failure %d: %ld", n, ret);
 		ASSERT_TRUE(ret != -ENOMEM || told(&req)) pm_print(&req.result);
 		ASSERT_TRUE(ret != -EFAULT || pm_is_poison(&req.result)) pm_print(&req.result);
-		there = count_on(0, p, 2 * N, b);
+		there = count_on(0, p, PAGES, b);
 		/* Only where nothing fails, the counts are of all pages. */
 		if (!happened) {
 			ASSERT_EQ(there, req.result.moved) pm_print(&req.result);
-			ASSERT_EQ(2 * N, pm_sum(&req.result)) pm_print(&req.result);
+			ASSERT_EQ(PAGES, pm_sum(&req.result)) pm_print(&req.result);
 		}
 		if (ret == -ENOMEM) {
 			no_memory += req.result.no_memory > 0;
 			moved += req.result.moved > 0;
 		}
-		ASSERT_EQ(2 * N, there + count_on(0, p, 2 * N, a))
+		ASSERT_EQ(PAGES, there + count_on(0, p, PAGES, a))
 			TH_LOG("failure %d: %ld", n, ret);
-		ASSERT_EQ(0, bad_pages(p, 2 * N, 7))
+		ASSERT_EQ(0, bad_pages(p, PAGES, 7))
 			TH_LOG("failure %d: %ld", n, ret);
 		close(fd);
 		fd = pm_open();
-		ASSERT_EQ(0, move_all(fd, p, 2 * N * PAGE, b, a));
+		ASSERT_EQ(0, move_all(fd, p, PAGES * PAGE, b, a));
 		close(fd);
 	}
 	injector_close(&in);
@@ -1111,7 +1113,7 @@ TEST(full_node)
 	EXPECT_LT(0, no_memory);
 	EXPECT_LT(0, moved);
 	child_end(&hog);
-	munmap(p, 2 * N * PAGE);
+	munmap(p, PAGES * PAGE);
 }
 
 TEST_HARNESS_MAIN
