@@ -1140,7 +1140,7 @@ static void print_stacks(pid_t pid)
 		 "grep -H . /proc/%d/task/*/stat /proc/%d/task/*/stack | sed 's/^/# /' >&2", pid,
 		 pid);
 	if (system(command))
-		fprintf(stderr, "# process %d has gone\n", pid);
+		fprintf(stderr, "# the stacks of process %d cannot be shown\n", pid);
 }
 
 /*
