@@ -50,6 +50,14 @@ struct Entry {
     left: [u64; TRIED.len()],
 }
 
+/// Frames of a folio, or of a part of one that was split, that stay for the same reason.
+struct Piece {
+    pair: usize,
+    pfn: usize,
+    nr_pages: usize,
+    reason: Reason,
+}
+
 /// Isolated folios of a batch.
 pub(crate) struct Lists {
     pub(crate) plain: FolioList,
@@ -68,6 +76,10 @@ pub(crate) struct Batch {
     entries: KVVec<Entry>,
     slots: KVVec<u16>,
     pages: u64,
+    /// What was tried and stays.
+    pieces: KVVec<Piece>,
+    /// There was no memory to note one of these.
+    forgot: bool,
 }
 
 impl Batch {
@@ -82,6 +94,8 @@ impl Batch {
             entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
             slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL_ACCOUNT)?,
             pages: 0,
+            pieces: KVVec::new(),
+            forgot: false,
         })
     }
 
@@ -214,18 +228,45 @@ impl Batch {
         {
             *left = left.saturating_add(met);
         }
+        let pair = entry.pair;
+        if met > 0 {
+            self.note_piece(pair, pfn, nr_pages, reason);
+        }
+    }
+
+    fn note_piece(&mut self, pair: usize, pfn: usize, nr_pages: usize, reason: Reason) {
+        let next = |last: &Piece| last.pfn.checked_add(last.nr_pages);
+        if let Some(last) = self
+            .pieces
+            .last_mut()
+            .filter(|last| last.pair == pair && last.reason == reason && next(last) == Some(pfn))
+        {
+            last.nr_pages = last.nr_pages.saturating_add(nr_pages);
+            return;
+        }
+        let piece = Piece {
+            pair,
+            pfn,
+            nr_pages,
+            reason,
+        };
+        self.forgot |= self.pieces.push(piece, GFP_KERNEL_ACCOUNT).is_err();
     }
 
     /// Counts what became of each folio, by reason and by pair, and empties the batch.
     ///
-    /// Calls `stayed` with the pair, the first frame and the number of pages of each folio that did
-    /// not move as a whole, and why.
+    /// Calls `stayed` with the pair, the first frame and the number of pages of what was tried and
+    /// stays, and why. Returns whether that was all.
     pub(crate) fn settle(
         &mut self,
         counts: &mut Counts,
         by_pair: &mut [u64],
-        mut stayed: impl FnMut(usize, usize, u64, Reason),
-    ) {
+        mut stayed: impl FnMut(usize, usize, usize, Reason),
+    ) -> bool {
+        for piece in self.pieces.iter() {
+            stayed(piece.pair, piece.pfn, piece.nr_pages, piece.reason);
+        }
+        let complete = !self.forgot;
         for entry in self.entries.iter() {
             let mut moved = entry.counted;
             let mut first = None;
@@ -233,7 +274,6 @@ impl Batch {
                 // There may be holes between the pages that the walk met.
                 let left = left.min(moved);
                 if left > 0 {
-                    stayed(entry.pair, entry.pfn, entry.nr_pages, reason);
                     moved = moved.saturating_sub(left);
                     first = first.or(Some(reason));
                     counts.stay(reason, left);
@@ -250,6 +290,7 @@ impl Batch {
             counts.stay(again, entry.again);
         }
         self.clear();
+        complete
     }
 
     /// Calls `f` with the first frame and the number of pages of each folio.
@@ -270,5 +311,7 @@ impl Batch {
             *slot = NO_ENTRY;
         }
         self.pages = 0;
+        self.pieces.clear();
+        self.forgot = false;
     }
 }

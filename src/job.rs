@@ -41,7 +41,8 @@ use crate::{
     },
     result::{
         Counts,
-        Reason, //
+        Reason,
+        Remnant, //
     },
     shim::{
         self,
@@ -54,7 +55,8 @@ use crate::{
     target::Target,
     walk::{
         Census,
-        Collector, //
+        Collector,
+        LastLook, //
     },
 };
 
@@ -181,8 +183,8 @@ enum Mode {
     DryRun,
     /// Try those of one pair once more that found no room.
     Rescue(usize),
-    /// Count what could still be moved.
-    Remnant,
+    /// See what is left.
+    LastLook,
 }
 
 /// One call at work.
@@ -209,13 +211,17 @@ struct Call<'a> {
     /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
     /// be in any frame, on an old node, too: it must not be taken for one of these.
     waiting: Pin<KBox<Frames>>,
+    /// Those of them that were tried again, and stay for another reason.
+    held: Pin<KBox<Frames>>,
+    /// `waiting` lacks some, for want of memory.
+    incomplete: bool,
     /// For each pair the address from which on some of its pages found no room.
     short_from: KVVec<Option<usize>>,
     /// For each pair the address from which on some of those could not be tried again: they were off
     /// their LRU list, or referenced.
     passed_from: KVVec<Option<usize>>,
-    /// Pages that could still be moved.
-    remnant: u64,
+    /// What is left on the old nodes in the end.
+    remnant: Remnant,
     outcome: Outcome,
 }
 
@@ -311,9 +317,11 @@ fn migrate(
         last_resort: false,
         rescue_pages: batch::MAX_PAGES,
         waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
+        held: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
+        incomplete: false,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         passed_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
-        remnant: 0,
+        remnant: Remnant::default(),
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
@@ -431,11 +439,16 @@ impl Call<'_> {
                 Mode::Rescue(pair) => Some((pair, &*self.waiting)),
                 _ => None,
             },
+            last_look: (mode == Mode::LastLook).then_some(LastLook {
+                waiting: &self.waiting,
+                held: &self.held,
+                remnant: &mut self.remnant,
+            }),
             lists: moving.then_some(&mut self.lists),
             batch: &mut self.batch,
             counts: match mode {
                 Mode::Move | Mode::DryRun => &mut self.outcome.counts,
-                Mode::Rescue(_) | Mode::Remnant => &mut second,
+                Mode::Rescue(_) | Mode::LastLook => &mut second,
             },
             limit,
             may_drain: moving && self.drains < MAX_DRAINS,
@@ -506,7 +519,8 @@ impl Call<'_> {
     fn finish_batch(&mut self, at: usize, mode: Mode, mut second: Counts) -> Result<(), End> {
         let mut broke = false;
         match mode {
-            Mode::Remnant => {}
+            // It collects nothing.
+            Mode::LastLook => return Ok(()),
             Mode::DryRun => {
                 if let Some(imagined) = self.imagined.as_deref() {
                     broke = self
@@ -517,19 +531,15 @@ impl Call<'_> {
             }
             Mode::Move | Mode::Rescue(_) => broke = self.move_batch(),
         }
-        if mode == Mode::Remnant {
-            let mut met = Counts::default();
-            self.batch.settle(&mut met, &mut [], |_, _, _, _| {});
-            self.remnant = self.remnant.saturating_add(met.all_met());
-            return Ok(());
-        }
         let (short_from, passed_from) = (&mut self.short_from, &mut self.passed_from);
-        let waiting = &self.waiting;
+        let (waiting, held) = (&self.waiting, &self.held);
+        let incomplete = &mut self.incomplete;
         let rescuing = matches!(mode, Mode::Rescue(_));
         // What is in such a frame from now on is another page, unless it stays there once more.
-        if rescuing {
+        if self.outcome.counts.no_memory() > 0 {
             let _ = self.batch.try_for_each(|pfn, nr_pages| {
                 waiting.unmark(pfn, nr_pages);
+                held.unmark(pfn, nr_pages);
                 Ok(())
             });
         }
@@ -537,21 +547,26 @@ impl Call<'_> {
             Mode::Rescue(_) => &mut second,
             _ => &mut self.outcome.counts,
         };
-        self.batch.settle(
+        let complete = self.batch.settle(
             counts,
             &mut self.outcome.by_pair,
             |pair, pfn, nr_pages, why| {
                 let from = match why {
                     Reason::NoMemory => &mut *short_from,
                     // It had found no room before, and has not been tried since.
-                    _ if rescuing => &mut *passed_from,
+                    _ if rescuing => {
+                        // Without memory for it, it is still said to have found no room.
+                        let _ = held.mark(pfn, nr_pages);
+                        &mut *passed_from
+                    }
                     _ => return,
                 };
                 // Without memory for it, it stays where it is.
-                let _ = waiting.mark(pfn, nr_pages as usize);
+                *incomplete |= waiting.mark(pfn, nr_pages).is_err();
                 note_first(from, pair, at);
             },
         );
+        *incomplete |= !complete;
         if rescuing {
             self.outcome.counts.rescued(&second);
         }
@@ -648,20 +663,22 @@ impl Call<'_> {
                     note_first(&mut self.short_from, pair, at);
                 }
             }
-            shim::folio::drain_lru();
             fsleep(KSWAPD_MOMENT);
+            // After that, as what runs meanwhile fills the caches of the LRU lists again.
+            shim::folio::drain_lru();
+            ended = self.pause(false);
+            if ended.is_err() {
+                break;
+            }
         }
-        if let Err(ended) = ended {
+        ended = ended.and_then(|()| self.look_again(end));
+        if ended.is_err() {
             // The same call again goes on from the first page that may still move.
             let left = [&self.short_from, &self.passed_from];
             let first = left.iter().flat_map(|from| from.iter()).flatten().min();
             self.outcome.resume = first.copied().unwrap_or(end);
-            return Err(ended);
         }
-        if self.outcome.counts.all_moved() > begun {
-            self.count_remnant(end)?;
-        }
-        Ok(())
+        ended
     }
 
     /// Goes on with one pair for as long as there is room, up to `goal` moved pages in all.
@@ -688,25 +705,30 @@ impl Call<'_> {
             } else {
                 (self.rescue_pages.saturating_mul(2)).min(batch::MAX_PAGES)
             };
-            if moved >= goal || (full && moved == before) {
-                // The turn of the next pair.
+            if moved >= goal {
                 break;
             }
             self.pause(false)?;
+            if full && moved == before {
+                // The turn of the next pair.
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Counts anew what is still without room: a page that was met twice was counted twice.
-    fn count_remnant(&mut self, end: usize) -> Result<(), End> {
-        self.remnant = 0;
+    /// Counts anew what is still without room: a page that moved when it was met again had been
+    /// counted before, and others stay for another reason by now.
+    fn look_again(&mut self, end: usize) -> Result<(), End> {
+        if self.incomplete || self.outcome.counts.no_memory() == 0 {
+            return Ok(());
+        }
         let mut at = self.order.range.start;
         while at < end {
-            at = self.chunk(at, end, Mode::Remnant)?;
+            at = self.chunk(at, end, Mode::LastLook)?;
             self.pause(at >= end)?;
         }
-        let remnant = self.remnant;
-        self.outcome.counts.limit_no_memory(remnant);
+        self.outcome.counts.settle_no_memory(&self.remnant);
         Ok(())
     }
 }

@@ -78,14 +78,20 @@ impl Mark {
 /// No file is held: what the target gives up is gone, with its memory.
 pub(crate) struct Marks {
     known: RBTree<InodeId, Mark>,
+    /// How often one was added to `known`.
+    added: u32,
     last: Option<InodeId>,
 }
+
+/// Files whose marks are known at a time. A target may map ever new ones ahead of the walk.
+const MAX_KNOWN: u32 = 4096;
 
 impl Marks {
     /// Knows no file yet.
     pub(crate) fn new() -> Self {
         Self {
             known: RBTree::new(),
+            added: 0,
             last: None,
         }
     }
@@ -110,6 +116,12 @@ impl Marks {
         if let Some(last) = self.last.replace(inode).filter(|_| instead) {
             self.known.remove(&last);
         }
+        // To read them anew costs no more than time.
+        if self.added >= MAX_KNOWN {
+            self.known = RBTree::new();
+            self.added = 0;
+        }
+        self.added = self.added.saturating_add(1);
         self.known
             .try_create_and_insert(inode, mark, GFP_KERNEL_ACCOUNT)?;
         Ok(())

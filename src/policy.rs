@@ -52,8 +52,9 @@ impl Renaming {
         let Some(renamed) = renamed.get_mut(..mask.len()) else {
             return false;
         };
-        for (node, &to) in self.0.iter().enumerate() {
-            let to = usize::from(to);
+        for node in 0..mask.len().saturating_mul(bits) {
+            // Masks of users may name nodes that this machine cannot have. They stay.
+            let to = self.0.get(node).map_or(node, |&to| usize::from(to));
             let is_set = mask
                 .get(node / bits)
                 .is_some_and(|word| word & (1 << (node % bits)) != 0);

@@ -29,6 +29,16 @@ pub(crate) enum Reason {
 #[derive(Default)]
 pub(crate) struct Counts(CallResult);
 
+/// What a last look finds on the old nodes.
+#[derive(Default)]
+pub(crate) struct Remnant {
+    /// Pages in frames whose pages found no room, by what keeps them now.
+    pub(crate) waiting: Counts,
+    /// Pages in other frames. They stay for reasons that have been counted, or the kernel has moved
+    /// them within their node, or they are new.
+    pub(crate) elsewhere: u64,
+}
+
 impl Counts {
     /// Counts `pages` that stay.
     pub(crate) fn stay(&mut self, reason: Reason, pages: u64) {
@@ -61,17 +71,28 @@ impl Counts {
         self.0.no_memory = self.0.no_memory.saturating_sub(rest);
     }
 
-    /// Sets right how many pages are without room: no more than `pages`. The others were met
-    /// through other mappings before they moved.
-    pub(crate) fn limit_no_memory(&mut self, pages: u64) {
-        let moved = self.0.no_memory.saturating_sub(pages);
-        self.0.no_memory = self.0.no_memory.min(pages);
-        self.stay(Reason::AlreadyMoved, moved);
-    }
-
-    /// Pages that would move or have moved, met once or more.
-    pub(crate) fn all_met(&self) -> u64 {
-        self.all_moved().saturating_add(self.0.already_moved)
+    /// Sets right how many pages are without room, by what a last look has found: no more than are
+    /// still there. Others stay for another reason by now. The rest was met through other mappings
+    /// before it moved.
+    pub(crate) fn settle_no_memory(&mut self, remnant: &Remnant) {
+        let here = remnant.elsewhere.saturating_sub(self.left());
+        let mut rest = self.0.no_memory;
+        self.0.no_memory = 0;
+        for (reason, pages) in [
+            (
+                Reason::NoMemory,
+                remnant.waiting.0.no_memory.saturating_add(here),
+            ),
+            (Reason::Shared, remnant.waiting.0.shared),
+            (Reason::Pinned, remnant.waiting.0.pinned),
+            (Reason::Unmovable, remnant.waiting.0.unmovable),
+            (Reason::Busy, remnant.waiting.0.busy),
+        ] {
+            let pages = pages.min(rest);
+            rest = rest.saturating_sub(pages);
+            self.stay(reason, pages);
+        }
+        self.stay(Reason::AlreadyMoved, rest);
     }
 
     /// Counts policies that changed.
@@ -98,7 +119,7 @@ impl Counts {
         self.0.no_memory
     }
 
-    /// Whether no page has been counted at all.
+    /// Whether nothing has been counted at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.all_moved() == 0
             && self.left() == 0
@@ -106,6 +127,7 @@ impl Counts {
             && self.0.in_place == 0
             && self.0.already_moved == 0
             && self.0.exempt == 0
+            && self.0.policies == 0
     }
 
     /// The result as the caller gets it. `resume_va` is where the call stopped.

@@ -15,7 +15,8 @@ use crate::{
     },
     result::{
         Counts,
-        Reason, //
+        Reason,
+        Remnant, //
     },
     shim::{
         mm::{
@@ -41,6 +42,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) move_shared: bool,
     /// Take pages of this pair in these frames only, and count none: they have been counted.
     pub(crate) only: Option<(usize, &'a Frames)>,
+    /// Only look at what is left on old nodes.
+    pub(crate) last_look: Option<LastLook<'a>>,
     /// Where isolated folios go; `None` to leave them alone.
     pub(crate) lists: Option<&'a mut Lists>,
     pub(crate) batch: &'a mut Batch,
@@ -65,6 +68,34 @@ pub(crate) struct Collector<'a> {
     pub(crate) pass_unknown: bool,
     /// Such a file is where the walk is.
     pub(crate) unknown: bool,
+}
+
+/// What a last look needs to know, and finds.
+pub(crate) struct LastLook<'a> {
+    /// Frames of pages that found no room.
+    pub(crate) waiting: &'a Frames,
+    /// Those of them that were tried again, and stay for another reason.
+    pub(crate) held: &'a Frames,
+    pub(crate) remnant: &'a mut Remnant,
+}
+
+impl LastLook<'_> {
+    fn meet(&mut self, mapped: &Mapped<'_>, obstacle: Option<Reason>) {
+        let pages = mapped.mapped() as u64;
+        if obstacle == Some(Reason::Exempt) {
+            return;
+        }
+        if !self.waiting.contains(mapped.pfn()) {
+            self.remnant.elsewhere = self.remnant.elsewhere.saturating_add(pages);
+            return;
+        }
+        let reason = match obstacle {
+            Some(reason) => reason,
+            None if self.held.contains(mapped.pfn()) => Reason::Busy,
+            None => Reason::NoMemory,
+        };
+        self.remnant.waiting.stay(reason, pages);
+    }
 }
 
 impl Collector<'_> {
@@ -145,7 +176,12 @@ impl Visitor for Collector<'_> {
         {
             return FolioStep::On;
         }
-        if let Some(reason) = self.obstacle(mapped) {
+        let obstacle = self.obstacle(mapped);
+        if let Some(look) = &mut self.last_look {
+            look.meet(mapped, obstacle);
+            return FolioStep::On;
+        }
+        if let Some(reason) = obstacle {
             return self.stay(mapped, reason);
         }
         if self.batch.pages() >= self.limit.min(batch::MAX_PAGES) {

@@ -3,6 +3,8 @@
 #include "harness.h"
 #include "mem_util.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
 /* As many pages as no full node has room for by accident. */
@@ -474,6 +476,88 @@ TEST_F(map, swap_with_little_room)
 	EXPECT_EQ(0, bad_pages(p, 2 * N, 9));
 	EXPECT_EQ(0, nr_isolated());
 	EXPECT_GT(60 * patience(), end.tv_sec - begin.tv_sec);
+}
+
+struct mover {
+	int fd, old[2], new[2];
+	char *p;
+	size_t npages;
+	unsigned int flags;
+	struct page_migrate_result res;
+	long ret;
+	atomic_bool done;
+};
+
+static void *move_in_thread(void *arg)
+{
+	struct mover *m = arg;
+
+	m->ret = pm_move(m->fd, 0, m->p, m->npages * PAGE, m->flags, 2, m->old, m->new, &m->res);
+	m->done = true;
+	return NULL;
+}
+
+static void share_and_wait(struct child *c, void *arg)
+{
+	(void)arg;
+	child_put(c, 0);
+	child_get(c);
+}
+
+/*
+ * While pages wait for room the process forks. A call that leaves alone what
+ * others map leaves these behind, and says so.
+ */
+TEST_F(map, shared_while_it_waits_for_room)
+{
+	enum { N = 4000, ROOM = 16, TRIES = 5 };
+	bool hit = false;
+
+	for (int i = 0; i < TRIES && !hit; i++) {
+		struct mover m = {
+			.fd = self->fd, .npages = 2 * N,
+			.flags = PAGE_MIGRATE_EXCLUSIVE | PAGE_MIGRATE_NEW_JOB,
+			.old = { mem[2], mem[3] }, .new = { mem[3], mem[2] },
+			.p = lazy_map(2 * N, MADV_NOHUGEPAGE),
+		};
+		struct child a, b, kid;
+		uint64_t stayed, before;
+		pthread_t t;
+
+		place_pages(m.p, N, &mem[2], 1);
+		place_pages(m.p + N * PAGE, N, &mem[3], 1);
+		fill(m.p, 2 * N, 9);
+		/* The hogs must not share them. */
+		ASSERT_EQ(0, madvise(m.p, 2 * N * PAGE, MADV_DONTFORK));
+		hog_start(&a, mem[2]);
+		hog_start(&b, mem[3]);
+		hog_release(&a, ROOM);
+		hog_release(&b, ROOM);
+		ASSERT_EQ(0, madvise(m.p, 2 * N * PAGE, MADV_DOFORK));
+		ASSERT_EQ(0, pthread_create(&t, NULL, move_in_thread, &m));
+		/* First it gets to its end, then it tries again what found no room. */
+		while (!m.done && fdinfo(getpid(), self->fd, "va:") < (uintptr_t)m.p + 2 * N * PAGE)
+			;
+		before = fdinfo(getpid(), self->fd, "moved:");
+		while (!m.done && fdinfo(getpid(), self->fd, "moved:") == before)
+			;
+		child_start(&kid, share_and_wait, NULL);
+		child_get(&kid);
+		pthread_join(t, NULL);
+		stayed = count_on(0, m.p, N, mem[2]) + count_on(0, m.p + N * PAGE, N, mem[3]);
+		EXPECT_EQ(stayed, pm_left(&m.res) + m.res.no_memory) pm_print(&m.res);
+		EXPECT_EQ(2 * N, pm_sum(&m.res)) pm_print(&m.res);
+		EXPECT_EQ(m.res.no_memory ? -ENOMEM : (long)pm_left(&m.res), m.ret)
+			pm_print(&m.res);
+		hit = m.res.moved && m.res.shared;
+		child_end(&kid);
+		child_end(&a);
+		child_end(&b);
+		EXPECT_EQ(0, bad_pages(m.p, 2 * N, 9));
+		munmap(m.p, 2 * N * PAGE);
+	}
+	EXPECT_TRUE(hit) TH_LOG("it never forked while pages waited");
+	EXPECT_EQ(0, nr_isolated());
 }
 
 /* A dry run leaves every frame, and huge pages, as they are. */

@@ -332,6 +332,48 @@ TEST(file_on_tmpfs)
 	EXPECT_FALSE(all_stay(_metadata, fd, w));
 }
 
+/* More files than the marks of which are kept at a time, and some of them again. */
+TEST(thousands_of_files)
+{
+	enum { FILES = 5000, AGAIN = 200, MARKED = 7 };
+	struct page_migrate_result res;
+	size_t wrong = 0, marked = 0;
+	int fd = pm_open();
+	char *p, *at;
+
+	own_tmpfs("huge=never");
+	p = lazy_map(FILES + AGAIN, MADV_NOHUGEPAGE);
+	bind_to(mem[0]);
+	for (int i = 0; i < FILES + AGAIN; i++) {
+		int file;
+		char path[32];
+
+		snprintf(path, sizeof(path), "/mnt/%d", i % FILES);
+		file = open(path, O_RDWR | O_CREAT, 0600);
+		ASSERT_LE(0, file);
+		if (i < FILES)
+			ASSERT_EQ(0, ftruncate(file, PAGE));
+		if (i < FILES && i % MARKED == 0)
+			mark(path, USER, "none", 4);
+		at = mmap(p + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			  file, 0);
+		ASSERT_EQ(p + i * PAGE, at);
+		*at = 1;
+		close(file);
+	}
+	bind_to(-1);
+	ASSERT_EQ(0, pm_move(fd, 0, p, (FILES + AGAIN) * PAGE, 0, 1, &mem[0], &mem[1], &res));
+	for (int i = 0; i < FILES + AGAIN; i++) {
+		bool stays = i % FILES % MARKED == 0;
+
+		marked += stays;
+		wrong += node_of(p + i * PAGE) != (stays ? mem[0] : mem[1]);
+	}
+	EXPECT_EQ(0, wrong);
+	EXPECT_EQ(marked, res.exempt) pm_print(&res);
+	EXPECT_EQ(FILES + AGAIN - marked, res.moved + res.already_moved) pm_print(&res);
+}
+
 /*
  * Somebody who may not even see a trusted attribute moves a process of his own:
  * the mark is obeyed.

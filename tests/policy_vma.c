@@ -444,6 +444,28 @@ TEST(nodes_that_are_not_in_effect)
 	cg_remove(&cg);
 }
 
+/* Static nodes may be such as this machine cannot have. They stay what they are. */
+TEST(nodes_that_cannot_be)
+{
+	struct row row = map_row(2, LEN);
+	int fd = pm_open(), mode = MPOL_BIND | MPOL_F_STATIC_NODES;
+	int beyond = nr_node_ids();
+	struct page_migrate_result res;
+
+	/* What is in another word than the last node there can be is not shown. */
+	if (beyond % WORD_BITS == 0)
+		return;
+	set_policy(slot(&row, 0), LEN, mode, NODES(A, beyond));
+	set_policy(slot(&row, 1), LEN, mode, NODES(C, beyond));
+	ASSERT_TRUE(policy_at_is(slot(&row, 0), mode, NODES(A, beyond)));
+	ASSERT_EQ(0, pm_move(fd, 0, slot(&row, 0), LEN * PAGE, 0, CYCLE, &res));
+	EXPECT_EQ(1, res.policies);
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), mode, NODES(B, beyond)));
+	ASSERT_EQ(0, pm_move(fd, 0, slot(&row, 1), LEN * PAGE, 0, CYCLE, &res));
+	EXPECT_EQ(0, res.policies);
+	EXPECT_TRUE(policy_at_is(slot(&row, 1), mode, NODES(C, beyond)));
+}
+
 TEST(many_mappings)
 {
 	enum { N = 300 };
