@@ -136,3 +136,74 @@ impl Counts {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(list: &[(Reason, u64)]) -> Counts {
+        let mut counts = Counts::default();
+        for &(reason, pages) in list {
+            counts.stay(reason, pages);
+        }
+        counts
+    }
+
+    /// no_memory, already_moved, left
+    fn settled(mut before: Counts, waiting: &[(Reason, u64)], elsewhere: u64) -> (u64, u64, u64) {
+        let sum = |c: &Counts| c.0.no_memory + c.0.already_moved + c.left();
+        let was = sum(&before);
+        before.settle_no_memory(&Remnant {
+            waiting: counts(waiting),
+            elsewhere,
+        });
+        assert_eq!(was, sum(&before), "a page is lost or counted twice");
+        (before.no_memory(), before.0.already_moved, before.left())
+    }
+
+    #[test]
+    fn all_that_waits_is_still_there() {
+        let before = counts(&[(Reason::NoMemory, 10)]);
+        assert_eq!((10, 0, 0), settled(before, &[(Reason::NoMemory, 10)], 0));
+    }
+
+    #[test]
+    fn what_moved_when_it_was_met_again() {
+        let before = counts(&[(Reason::NoMemory, 10), (Reason::AlreadyMoved, 1)]);
+        assert_eq!((4, 7, 0), settled(before, &[(Reason::NoMemory, 4)], 0));
+        let before = counts(&[(Reason::NoMemory, 10)]);
+        assert_eq!((0, 10, 0), settled(before, &[], 0));
+    }
+
+    #[test]
+    fn what_stays_for_another_reason_by_now() {
+        let before = counts(&[(Reason::NoMemory, 10)]);
+        let waiting = [
+            (Reason::Shared, 4),
+            (Reason::Pinned, 3),
+            (Reason::Busy, 2),
+            (Reason::NoMemory, 1),
+        ];
+        assert_eq!((1, 0, 9), settled(before, &waiting, 0));
+    }
+
+    #[test]
+    fn what_the_kernel_moved_within_its_node() {
+        // Five of those elsewhere were counted as busy.
+        let before = counts(&[(Reason::NoMemory, 10), (Reason::Busy, 5)]);
+        assert_eq!((10, 0, 5), settled(before, &[(Reason::NoMemory, 7)], 8));
+        let before = counts(&[(Reason::NoMemory, 10), (Reason::Busy, 5)]);
+        assert_eq!((7, 3, 5), settled(before, &[(Reason::NoMemory, 7)], 5));
+    }
+
+    #[test]
+    fn new_pages_are_not_counted() {
+        let before = counts(&[(Reason::NoMemory, 10)]);
+        assert_eq!((10, 0, 0), settled(before, &[(Reason::NoMemory, 9)], 500));
+        let before = counts(&[(Reason::NoMemory, 10)]);
+        assert_eq!(
+            (10, 0, 0),
+            settled(before, &[(Reason::NoMemory, 12), (Reason::Shared, 5)], 0)
+        );
+    }
+}
