@@ -118,7 +118,10 @@ pub fn affinity(tid: i32) -> io::Result<CpuSet> {
 pub fn set_affinity(tid: i32, cpus: &CpuSet) -> io::Result<()> {
     let mut mask = vec![0u64; MAX_CPUS / WORD];
     for cpu in &cpus.0 {
-        mask[cpu / WORD] |= 1 << (cpu % WORD);
+        let word = mask
+            .get_mut(cpu / WORD)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        *word |= 1 << (cpu % WORD);
     }
     // SAFETY: the mask has as many bytes as we say.
     let done = unsafe {
@@ -306,6 +309,7 @@ mod tests {
         set_affinity(0, &mine).unwrap();
         assert_eq!(affinity(0).unwrap(), mine);
         assert!(set_affinity(0, &CpuSet::default()).is_err());
+        assert!(set_affinity(0, &CpuSet::from_iter([0, MAX_CPUS])).is_err());
         assert!(affinity(1 << 23).is_err());
     }
 }

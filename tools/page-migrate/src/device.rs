@@ -133,6 +133,7 @@ impl Device {
         // SAFETY: `arg` is a `struct page_migrate_request`; its three lists
         // have `count` entries each and live until the call returns.
         let (returned, stop) = match unsafe { self.ioctl(uapi::IOC_MIGRATE, &mut arg) } {
+            Ok(returned) if is_at_limit(&arg) => (returned, Stop::Limit),
             Ok(returned) => (returned, Stop::Returned),
             Err(e) => match e.raw_os_error() {
                 Some(libc::EINTR) => (0, Stop::Interrupted),
@@ -203,6 +204,11 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn is_at_limit(arg: &uapi::Request) -> bool {
+    let moved = arg.result.moved.saturating_add(arg.result.moved_fallback);
+    arg.max_pages > 0 && moved >= arg.max_pages
 }
 
 fn raw_target(target: Target<'_>) -> (i32, u32) {

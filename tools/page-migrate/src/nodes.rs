@@ -141,7 +141,9 @@ impl Machine {
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
         };
         let memory = list(&fs::read_to_string("/sys/devices/system/node/has_memory")?)?;
-        let status = fs::read_to_string("/proc/self/status")?;
+        // The name of a process need not be UTF-8.
+        let status = fs::read("/proc/self/status")?;
+        let status = String::from_utf8_lossy(&status);
         let allowed = match status
             .lines()
             .find_map(|l| l.strip_prefix("Mems_allowed_list:"))

@@ -239,8 +239,11 @@ impl From<&uapi::Result> for Counts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stop {
-    /// It got to the end of its range, or to `max_pages`.
+    /// It got to the end of its range, or the process exited or called
+    /// execve(2): then it has counted what it did before.
     Returned,
+    /// About `max_pages` pages have moved. The same call again goes on.
+    Limit,
     /// `ENOMEM` with pages in `no_memory`: some found no room on any new node,
     /// the others were moved.
     NoRoom,
@@ -267,7 +270,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether every page that the map selects is where it should be.
+    /// Whether every page that the map selects is where it should be, or is
+    /// exempt.
     pub fn is_complete(&self) -> bool {
         self.stop == Stop::Returned && self.counts.left_behind() == 0
     }

@@ -5,20 +5,26 @@
 use std::fs;
 use std::io;
 
+use crate::processes;
 use page_migrate::{Error, Machine, Node, NodeMap};
 
 /// A field of /proc/PID/status.
 pub(crate) fn status_field(pid: i32, field: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = processes::read(format!("/proc/{pid}/status"))?;
     status.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         (name == field).then(|| value.trim().to_owned())
     })
 }
 
+/// The name of a process. Whoever gave it must not have it control a terminal.
+pub(crate) fn name(pid: i32) -> Option<String> {
+    status_field(pid, "Name").map(|name| name.replace(char::is_control, "?"))
+}
+
 /// "process 12 (cat)"
 pub(crate) fn process(pid: i32) -> String {
-    match status_field(pid, "Name") {
+    match name(pid) {
         Some(name) => format!("process {pid} ({name})"),
         None => format!("process {pid}"),
     }

@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// makes processes all the time must not keep us.
 const ROUNDS: u32 = 16;
 
+/// How often a process is called on again that seems to have exited, but is there.
+const TRIES: u32 = 10;
+
 /// A process and what became of it.
 pub(crate) struct Member {
     pub(crate) process: Process,
@@ -40,6 +43,8 @@ pub(crate) struct Member {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) error: Option<String>,
     pub(crate) exited: bool,
+    /// Calls that have done something.
+    pub(crate) calls: u32,
 }
 
 impl Member {
@@ -49,6 +54,7 @@ impl Member {
             outcome: None,
             error: None,
             exited: false,
+            calls: 0,
         }
     }
 
@@ -134,6 +140,7 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
     let report = Report {
         map: &map,
         dry_run: args.dry_run,
+        range: args.range.unwrap_or_default(),
         interrupted: interrupted.load(Ordering::Relaxed),
         single: selection.is_single(),
         members: &work.members,
@@ -160,6 +167,9 @@ impl Work<'_> {
     /// Takes in what belongs to the job by now.
     fn find(&mut self) {
         // The number of a process that has exited may be another's by now.
+        for member in self.members.iter_mut().filter(|m| !m.exited) {
+            member.exited = member.process.is_gone();
+        }
         let alive = self.members.iter().filter(|m| !m.exited);
         let known = alive.map(|m| m.process.tgid).collect();
         let new = self.selection.others(&known);
@@ -170,6 +180,10 @@ impl Work<'_> {
     fn check(&mut self) -> Result<(), Failure> {
         let mut troubles: Vec<String> = Vec::new();
         for member in &mut self.members {
+            // Nothing has been done yet.
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             match with_target(&member.process, |target| {
                 self.device.check(&self.request.clone().target(target))
             }) {
@@ -202,6 +216,7 @@ impl Work<'_> {
         let range = self.args.range.unwrap_or_default();
         self.members
             .iter()
+            .take_while(|_| !self.interrupted())
             .filter_map(|m| {
                 with_target(&m.process, |target| self.device.placement(target, range)).ok()
             })
@@ -216,7 +231,7 @@ impl Work<'_> {
         } else {
             self.args.passes
         };
-        while self.passes < passes {
+        while self.passes < passes && !self.interrupted() {
             self.passes += 1;
             let again = self.pass();
             if !again || self.interrupted() || self.members.iter().all(Member::is_over) {
@@ -231,6 +246,9 @@ impl Work<'_> {
         let mut moved = false;
         let mut next = 0;
         for _ in 0..ROUNDS {
+            if self.interrupted() {
+                return false;
+            }
             self.find();
             if next == self.members.len() {
                 break;
@@ -264,6 +282,7 @@ impl Work<'_> {
 
     fn call(&mut self, index: usize) -> Option<Outcome> {
         let member = &mut self.members[index];
+        let mut tries = 0;
         while !member.is_over() {
             match with_target(&member.process, |target| {
                 self.device.migrate(&self.request.clone().target(target))
@@ -275,6 +294,7 @@ impl Work<'_> {
                         sum.add_earlier(earlier);
                     }
                     member.outcome = Some(sum);
+                    member.calls = member.calls.saturating_add(1);
                     let counts = &outcome.counts;
                     let settled = counts.already_moved + counts.exempt + counts.left_behind();
                     self.settled.fetch_add(settled, Ordering::Relaxed);
@@ -293,6 +313,11 @@ impl Work<'_> {
                         continue;
                     }
                     return Some(outcome);
+                }
+                // An execve() gave the process another address space meanwhile.
+                Err(Error::NoSuchProcess) if tries < TRIES && !member.process.is_gone() => {
+                    tries += 1;
+                    thread::sleep(PAUSE);
                 }
                 Err(Error::NoSuchProcess) => member.exited = true,
                 Err(e) => {

@@ -29,7 +29,7 @@ impl Process {
         Process {
             pid,
             tgid,
-            name: explain::status_field(tgid, "Name"),
+            name: explain::name(tgid),
             begun: stat(tgid).map(|s| s.begun),
         }
     }
@@ -81,7 +81,7 @@ pub(crate) fn thread_stat(pid: i32, tid: i32) -> Option<Stat> {
 }
 
 /// Names need not be UTF-8.
-fn read(path: String) -> Option<String> {
+pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
     Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
@@ -235,7 +235,7 @@ fn parse_pids(text: &str) -> Vec<i32> {
 
 /// Where the control groups of version 2 are.
 fn cgroup_root() -> Option<PathBuf> {
-    find_cgroup_root(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+    find_cgroup_root(&read("/proc/self/mountinfo")?)
 }
 
 fn find_cgroup_root(mountinfo: &str) -> Option<PathBuf> {
@@ -274,7 +274,7 @@ pub(crate) fn cgroup_folder(name: &Path) -> Result<PathBuf, Failure> {
 
 /// The list of CPUs that a process's cpuset allows, if it can be found out.
 pub(crate) fn cpuset_cpus(tgid: i32) -> Option<String> {
-    let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup")).ok()?;
+    let groups = read(format!("/proc/{tgid}/cgroup"))?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let root = cgroup_root()?;
     let path = root.join(group);
@@ -304,6 +304,18 @@ mod tests {
         assert_eq!(parse_stat("12 (a"), None);
         let me = stat(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.parent > 0 || me.begun > 0, "{me:?}");
+    }
+
+    #[test]
+    fn names_that_are_no_text() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let comm = format!("/proc/{me}/comm");
+        let name = fs::read(&comm).unwrap();
+        fs::write(&comm, b"\xffx\x1b[2J").unwrap();
+        let (told, movable) = (Process::new(me).title(), can_move(me));
+        fs::write(&comm, name).unwrap();
+        assert_eq!(told, format!("process {me} (\u{fffd}x?[2J)"));
+        assert!(movable);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use comfy_table::CellAlignment;
-use page_migrate::{overlaps, page_size, Counts, Node, NodeMap, Outcome, Stop};
+use page_migrate::{overlaps, page_size, Counts, Node, NodeMap, Outcome, Range, Stop};
 use serde_json::{json, Map, Value};
 
 use crate::migrate::Member;
@@ -15,6 +15,8 @@ use crate::{text, EXIT_ERROR, EXIT_LEFT_BEHIND};
 pub(crate) struct Report<'a> {
     pub(crate) map: &'a NodeMap,
     pub(crate) dry_run: bool,
+    /// What was asked for.
+    pub(crate) range: Range,
     pub(crate) interrupted: bool,
     /// One process was named, and nothing that could be more.
     pub(crate) single: bool,
@@ -347,6 +349,9 @@ impl Report<'_> {
     }
 
     fn how_to_go_on(&self) -> String {
+        if self.outcomes().next().is_none() {
+            return "interrupted before any page has moved".into();
+        }
         if !overlaps(self.map.pairs()) {
             return "interrupted; what has moved stays moved, the same command does the rest"
                 .into();
@@ -354,9 +359,19 @@ impl Report<'_> {
         let mut line = "interrupted; do not repeat the command: with this map, what has moved \
                         would move on"
             .to_owned();
+        // Behind that address nothing has moved only if it was the first walk, and
+        // had not come back to pages without room. All policies are done.
         if let (true, [one]) = (self.single, self.members) {
+            let counts = one.outcome.as_ref().map(|o| o.counts);
             let from = resume_va(one);
-            line += &format!(". --range {from:#x}+{:#x} does the rest", u64::MAX - from);
+            let end = self.range.end();
+            if one.calls == 1 && counts.is_some_and(|c| c.no_memory == 0) && from < end {
+                line += &format!(
+                    ". --keep-policy --range {from:#x}+{:#x}, and the other options as they \
+                     were, does the rest",
+                    end - from
+                );
+            }
         }
         line
     }
@@ -394,6 +409,7 @@ mod tests {
         Report {
             map,
             dry_run: false,
+            range: Range::ALL,
             interrupted: false,
             single: members.len() == 1,
             members,
@@ -509,14 +525,28 @@ mod tests {
         let (plain, swap) = (map("0:2 1:3"), map("0:1 1:0"));
         let mut members = [member(i32::MAX, moved(1, 0))];
         members[0].outcome.as_mut().unwrap().stop = Stop::Interrupted;
-        let told = |map| {
-            let mut report = report(map, &members);
+        members[0].calls = 1;
+        let told = |map, members: &[Member]| {
+            let mut report = report(map, members);
             report.interrupted = true;
+            report.range = Range {
+                start: 0,
+                len: 0x3000,
+            };
             report.troubles().join("\n")
         };
-        assert!(told(&plain).contains("the same command does the rest"));
-        assert!(told(&swap).contains("do not repeat"));
-        assert!(told(&swap).contains("--range 0x1000+0x"));
+        assert!(told(&plain, &members).contains("the same command does the rest"));
+        assert!(told(&swap, &members).contains("do not repeat"));
+        assert!(told(&swap, &members).contains("--keep-policy --range 0x1000+0x2000,"));
+        // Later passes, and pages that are tried again, are not in order.
+        members[0].calls = 2;
+        assert!(!told(&swap, &members).contains("--range"));
+        members[0].calls = 1;
+        members[0].outcome.as_mut().unwrap().counts.no_memory = 1;
+        assert!(told(&swap, &members).contains("do not repeat"));
+        assert!(!told(&swap, &members).contains("--range"));
+        members[0].outcome = None;
+        assert!(told(&swap, &members).contains("before any page has moved"));
     }
 
     #[test]

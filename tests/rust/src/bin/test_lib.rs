@@ -156,6 +156,8 @@ fn main() {
         let outcome = device.migrate(&request.clone().max_pages(1)).unwrap();
         let moved = outcome.counts.moved;
         assert!((1..=1 + 4096).contains(&moved), "{moved}");
+        assert_eq!(outcome.stop, Stop::Limit);
+        assert!(!outcome.is_complete());
         assert!(outcome.resume_va > memory.start());
         assert!(outcome.resume_va < memory.range().end());
         let seen = memory.nodes().iter().filter(|n| **n == b as i32).count();
@@ -170,7 +172,9 @@ fn main() {
         let (mut range, mut calls, mut moved) = (memory.range(), 0, 0);
         while range.len > 0 {
             let outcome = job.migrate(&request.clone().range(range)).unwrap();
-            assert_eq!(outcome.stop, Stop::Returned);
+            let limited = outcome.counts.moved > 0;
+            let stop = if limited { Stop::Limit } else { Stop::Returned };
+            assert_eq!(outcome.stop, stop);
             moved += outcome.counts.moved;
             calls += 1;
             range = Range {
