@@ -26,8 +26,8 @@ FIXTURE(lists)
 FIXTURE_SETUP(lists)
 {
 	self->n = nr_node_ids();
-	/* 128, or as many as the debug kernel boots with. */
-	ASSERT_LE(120, self->n);
+	/* 128, or fewer on the debug kernel: more than a word has bits in any case. */
+	ASSERT_LE(96, self->n);
 	/* Each of them exists, so each may be in a list. */
 	ASSERT_EQ(self->n, nr_mem);
 	self->fd = pm_open();
