@@ -450,20 +450,19 @@ TEST(nodes_that_cannot_be)
 	struct row row = map_row(2, LEN);
 	int fd = pm_open(), mode = MPOL_BIND | MPOL_F_STATIC_NODES;
 	int beyond = nr_node_ids();
+	/* What is in another word than the last node there can be is not shown. */
+	bool shown = beyond % WORD_BITS;
 	struct page_migrate_result res;
 
-	/* What is in another word than the last node there can be is not shown. */
-	if (beyond % WORD_BITS == 0)
-		return;
 	set_policy(slot(&row, 0), LEN, mode, NODES(A, beyond));
 	set_policy(slot(&row, 1), LEN, mode, NODES(C, beyond));
-	ASSERT_TRUE(policy_at_is(slot(&row, 0), mode, NODES(A, beyond)));
+	ASSERT_TRUE(policy_at_is(slot(&row, 0), mode, shown ? NODES(A, beyond) : NODES(A)));
 	ASSERT_EQ(0, pm_move(fd, 0, slot(&row, 0), LEN * PAGE, 0, CYCLE, &res));
 	EXPECT_EQ(1, res.policies);
-	EXPECT_TRUE(policy_at_is(slot(&row, 0), mode, NODES(B, beyond)));
+	EXPECT_TRUE(policy_at_is(slot(&row, 0), mode, shown ? NODES(B, beyond) : NODES(B)));
 	ASSERT_EQ(0, pm_move(fd, 0, slot(&row, 1), LEN * PAGE, 0, CYCLE, &res));
 	EXPECT_EQ(0, res.policies);
-	EXPECT_TRUE(policy_at_is(slot(&row, 1), mode, NODES(C, beyond)));
+	EXPECT_TRUE(policy_at_is(slot(&row, 1), mode, shown ? NODES(C, beyond) : NODES(C)));
 }
 
 TEST(many_mappings)

@@ -11,21 +11,10 @@ mod node_map;
 #[path = "../../../src/result.rs"]
 mod result;
 
-/// Stands for what the module has from the interface's header.
+// What the module has from the interface's header the library has, too.
+#[path = "../../../tools/page-migrate/src/uapi.rs"]
+mod library;
+
 mod uapi {
-    #[derive(Default)]
-    pub(crate) struct CallResult {
-        pub(crate) moved: u64,
-        pub(crate) moved_fallback: u64,
-        pub(crate) already_moved: u64,
-        pub(crate) in_place: u64,
-        pub(crate) exempt: u64,
-        pub(crate) shared: u64,
-        pub(crate) busy: u64,
-        pub(crate) pinned: u64,
-        pub(crate) unmovable: u64,
-        pub(crate) no_memory: u64,
-        pub(crate) policies: u64,
-        pub(crate) resume_va: u64,
-    }
+    pub(crate) use crate::library::Result as CallResult;
 }

@@ -4,13 +4,18 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
-use crate::processes;
 use page_migrate::{Error, Machine, Node, NodeMap};
+
+/// A text of /proc. Names need not be UTF-8.
+pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
+}
 
 /// A field of /proc/PID/status.
 pub(crate) fn status_field(pid: i32, field: &str) -> Option<String> {
-    let status = processes::read(format!("/proc/{pid}/status"))?;
+    let status = read(format!("/proc/{pid}/status"))?;
     status.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         (name == field).then(|| value.trim().to_owned())

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use page_migrate::open_pidfd;
 
+use crate::explain::read;
 use crate::{explain, numa_maps, Failure};
 
 /// A process, and proof that it is still the same one.
@@ -78,11 +79,6 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 
 pub(crate) fn thread_stat(pid: i32, tid: i32) -> Option<Stat> {
     parse_stat(&read(format!("/proc/{pid}/task/{tid}/stat"))?)
-}
-
-/// Names need not be UTF-8.
-pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
-    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
