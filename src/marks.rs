@@ -10,9 +10,12 @@ use kernel::{
     rbtree::RBTree, //
 };
 
-use crate::shim::file::{
-    InodeId,
-    MappedFile, //
+use crate::shim::{
+    file::{
+        InodeId,
+        MappedFile, //
+    },
+    task, //
 };
 
 /// What may move of a mapping.
@@ -54,6 +57,10 @@ impl Mark {
     /// memory: then nobody knows the mark.
     fn read(file: &MappedFile) -> Result<Self> {
         for name in [c"trusted.migrate", c"user.migrate"] {
+            // A file system may not let go whom it has not answered: who is killed asks no more.
+            if task::caller_is_killed() {
+                return Err(EINTR);
+            }
             // Longer values are no marks, whatever they are.
             let mut value = [0; 4];
             match file.xattr(name, &mut value) {

@@ -1243,6 +1243,8 @@ TEST(killed_while_the_server_is_at_it)
 		hold(0, false);
 		EXPECT_TRUE(caller_died || dies(&c.child, LONG));
 		EXPECT_TRUE(reader_died || dies(&reader, LONG));
+		/* Who is killed asks no more: the one question was the reader's. */
+		EXPECT_EQ(asked[USER] + 1, server->asked[0][USER]);
 		if (!aborts)
 			there_and_back(_metadata, &s, false, false);
 	}
