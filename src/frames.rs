@@ -10,12 +10,13 @@ use kernel::{
     },
 };
 
+use crate::shim;
+
 /// Frames of one page of bits: 128 MiB.
 const FRAMES_PER_PAGE: usize = 1 << 15;
 
 /// Bits of 32768 frames: one page of memory.
-#[derive(Zeroable)]
-struct FramePage([u64; FRAMES_PER_PAGE / 64]);
+type FramePage = [u64; FRAMES_PER_PAGE / 64];
 
 /// The frames that a job has moved pages to, one bit each, in pages made on demand.
 ///
@@ -45,7 +46,7 @@ impl Frames {
         self.pages
             .lock()
             .get(pfn / FRAMES_PER_PAGE)
-            .and_then(|page| page.0.get(word))
+            .and_then(|page| page.get(word))
             .is_some_and(|word| word & mask != 0)
     }
 
@@ -75,10 +76,12 @@ impl Frames {
             return Ok(());
         }
         // Charged to the caller: everybody may open as many jobs as files.
-        let page = KBox::init(pin_init::init_zeroed::<FramePage>(), GFP_KERNEL_ACCOUNT)?;
+        let page: KBox<FramePage> = shim::zeros()?;
         let mut pages = self.pages.lock();
         if pages.get(index).is_none() {
-            pages.store(index, page, GFP_KERNEL_ACCOUNT)?;
+            // A node of the array serves 64 such pages, so it need not be charged. Reclaim for it
+            // could end in the OOM killer.
+            pages.store(index, page, GFP_NOWAIT | __GFP_NOWARN)?;
         }
         Ok(())
     }
@@ -95,7 +98,7 @@ impl Frames {
             if let Some(page) = self.pages.lock().get_mut(index) {
                 for pfn in start..end {
                     let (word, mask) = bit(pfn);
-                    if let Some(word) = page.0.get_mut(word) {
+                    if let Some(word) = page.get_mut(word) {
                         change(word, mask);
                     }
                 }

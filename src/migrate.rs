@@ -6,6 +6,7 @@ use kernel::prelude::*;
 
 use crate::{
     batch::{
+        self,
         Batch,
         Lists, //
     },
@@ -81,7 +82,8 @@ impl Scratch {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            placed: KVVec::new(),
+            // Enough for most batches: it grows where folios are locked.
+            placed: KVVec::with_capacity(batch::MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
             places: Places::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
@@ -363,7 +365,8 @@ impl<'a> Migration<'a> {
             nr_pages: folio.nr_pages(),
             fallback,
         };
-        self.scratch.placed.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        // No more than twice for a call, and bounded by the batch: it need not be charged.
+        self.scratch.placed.reserve(1, GFP_NOWAIT | __GFP_NOWARN)?;
         self.frames.mark(placed.pfn, placed.nr_pages)?;
         self.scratch
             .placed

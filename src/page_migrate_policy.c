@@ -177,7 +177,11 @@ static struct vm_area_struct *pm_vma_inside(struct mm_struct *mm,
 	return NULL;
 }
 
-/* Whether a VMA of the range, from *@at on, has a policy to be looked at. */
+/*
+ * Whether a VMA of the range, from *@at on, has a policy to be looked at. *@at never
+ * becomes less, also where that VMA begins before it: who changes VMAs meanwhile
+ * must not keep us forever.
+ */
 static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 			       unsigned long end,
 			       const struct pm_policy_pass *pass,
@@ -198,8 +202,6 @@ static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 		if (!vma)
 			break;
 		found = !pm_policy_is_done(vma->vm_policy, pass);
-		if (found)
-			*at = vma->vm_start;
 	}
 	pm_mm_read_unlock(mm);
 	return found;

@@ -32,6 +32,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/slab.h>
 #include <linux/static_call.h>
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
@@ -919,13 +920,33 @@ static void pm_free_folio(struct folio *dst, unsigned long private)
  * @list: the folios; afterwards those that were not migrated
  * @mover: handed to page_migrate_new_folio() and page_migrate_free_folio()
  * @wait: for the locks of folios, which no signal ends
+ *
+ * What is allocated meanwhile must not reclaim inodes: with the last reference
+ * to one, its folios go, and it waits for the locks that a batch holds.
  */
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait)
 {
+	unsigned int nofs = memalloc_nofs_save();
+
 	pm_call(migrate_pages)(list, pm_new_folio, pm_free_folio,
 			       (unsigned long)mover,
 			       wait ? MIGRATE_SYNC_LIGHT : MIGRATE_ASYNC,
 			       MR_SYSCALL, NULL);
+	memalloc_nofs_restore(nofs);
+}
+
+/**
+ * pm_shim_zalloc() - allocate zeros for bookkeeping, charged to the caller
+ * @size: in bytes, a power of two; the alignment, too
+ *
+ * For where folios are locked: reclaims a little, and fails rather than call
+ * the OOM killer.
+ *
+ * Return: the memory, for kfree(), or NULL.
+ */
+void *pm_shim_zalloc(size_t size)
+{
+	return kzalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
 }
 
 /* Bring recently used folios of all CPUs to the LRU lists. */

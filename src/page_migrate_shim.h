@@ -138,6 +138,7 @@ bool pm_shim_folio_is_hugetlb(struct folio *folio);
 int pm_shim_folio_nid(struct folio *folio);
 void pm_shim_folio_put(struct folio *folio);
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait);
+void *pm_shim_zalloc(size_t size);
 void pm_shim_drain_lru(void);
 void pm_shim_drain_free(void);
 

@@ -136,15 +136,18 @@ pub(crate) fn rewrite(
     };
     let core::ops::Range { start, end } = scope.range;
 
+    let mut steps = Steps(0);
     let mut at = start;
     while at < end {
         let (changed, resume) =
             policy::rewrite_vmas(scope.mm, start, end, at, manner, &mut renaming)?;
         *total = total.saturating_add(changed);
         at = resume;
-        unless_killed()?;
+        steps.pause()?;
     }
     let mut files: RBTree<InodeId, ()> = RBTree::new();
+    let mut known = 0;
+    steps = Steps(0);
     at = start;
     while at < end {
         let (file, resume) = policy::next_file(scope.mm, start, end, at)?;
@@ -156,10 +159,16 @@ pub(crate) fn rewrite(
                 page = resume;
                 pause(changed > 0 && !dry_run && page.is_some())?;
             }
+            // What is done is found done, so that to forget it costs time; a dry run counts it again.
+            if known >= MANY {
+                files = RBTree::new();
+                known = 0;
+            }
+            known = known.saturating_add(1);
             files.try_create_and_insert(file.inode(), (), GFP_KERNEL_ACCOUNT)?;
         }
         at = resume;
-        unless_killed()?;
+        steps.pause()?;
     }
     if let Some(task) = scope.task {
         let changed = policy::rewrite_tasks(task, scope.mm, manner, &mut renaming)?;
@@ -168,13 +177,21 @@ pub(crate) fn rewrite(
     Ok(())
 }
 
-/// Ends the call between two chunks if it is killed. Other signals wait: there are only so many
-/// VMAs, and who is interrupted again and again would start with the first of them each time.
-fn unless_killed() -> Result {
-    if task::caller_is_killed() {
-        return Err(EINTR);
+/// As many steps as a process has VMAs, unless the administrator allows more
+/// (`DEFAULT_MAX_MAP_COUNT` in the kernel). It also bounds what a pass remembers.
+const MANY: u32 = 1 << 16;
+
+/// How many steps a pass has done.
+struct Steps(u32);
+
+impl Steps {
+    /// Ends the call between two steps if it is killed. Other signals wait, for who is interrupted
+    /// again and again would start with the first VMA each time; but not for a target that makes
+    /// ever new ones ahead of the pass.
+    fn pause(&mut self) -> Result {
+        self.0 = self.0.saturating_add(1);
+        pause(self.0 > MANY)
     }
-    Ok(())
 }
 
 /// Ends the call between two chunks if it is killed, or if a signal came and `may`: where something
@@ -183,5 +200,8 @@ fn pause(may: bool) -> Result {
     if may && current!().signal_pending() {
         return Err(EINTR);
     }
-    unless_killed()
+    if task::caller_is_killed() {
+        return Err(EINTR);
+    }
+    Ok(())
 }

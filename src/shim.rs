@@ -5,6 +5,8 @@
 //! This room and its children, `bindings` and `uapi` are the only ones with `unsafe` in them, apart
 //! from the registration in `device`.
 
+use core::ptr::NonNull;
+
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -56,6 +58,21 @@ impl Drop for Kernel {
 pub(crate) fn self_ranges_only() -> bool {
     // SAFETY: Just reads what was set when the module was loaded.
     unsafe { bindings::pm_shim_self_ranges_only() }
+}
+
+/// Zeros for bookkeeping, charged to the caller. May be called where folios are locked.
+///
+/// # Errors
+///
+/// `ENOMEM`, sooner than with `GFP_KERNEL_ACCOUNT`: the OOM killer is not called.
+pub(crate) fn zeros<const N: usize>() -> Result<KBox<[u64; N]>> {
+    const { assert!(N.is_power_of_two()) };
+    // SAFETY: May be called with any size.
+    let words = unsafe { bindings::pm_shim_zalloc(core::mem::size_of::<[u64; N]>()) };
+    let words = NonNull::new(words.cast::<[u64; N]>()).ok_or(ENOMEM)?;
+    // SAFETY: It is from kmalloc(), as what `KBox` makes is, aligned to its size, a power of two,
+    // and ours alone. Zeros are valid numbers.
+    Ok(unsafe { KBox::from_raw(words.as_ptr()) })
 }
 
 /// Runs `job` where memory of all `nodes` may be allocated, and returns when it is done.

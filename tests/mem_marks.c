@@ -502,9 +502,12 @@ TEST_F(marks, only_the_marked_file)
 	EXPECT_TRUE(all_on(0, base + N * PAGE, N, &mem[1], 1));
 }
 
+static volatile sig_atomic_t signals;
+
 static void on_signal(int signal)
 {
 	(void)signal;
+	signals++;
 }
 
 static void nag(struct child *c, void *arg)
@@ -548,8 +551,10 @@ TEST_F(marks, interrupted_all_the_time)
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
 	for (int i = 0; i < 2; i++)
 		child_start(&c[i], nag, NULL);
-	usleep(20000);
 	for (; calls < 40 && ret; calls++) {
+		/* Some come from now on. */
+		for (int seen = signals; signals == seen;)
+			sched_yield();
 		ret = pm_move(self->fd, 0, at, p + 4 * N * PAGE - at, 0, 1, &mem[0], &mem[1],
 			      &res);
 		if (ret > 0) {

@@ -209,6 +209,8 @@ TEST(partly_unmapped)
 	if (!has_thp())
 		SKIP(return, NO_THP);
 	fill(p, HPAGE_NR, 7);
+	/* So that khugepaged does not fill the hole. */
+	ASSERT_EQ(0, advise(p, HPAGE, MADV_NOHUGEPAGE));
 	ASSERT_EQ(0, madvise(p + 100 * PAGE, 200 * PAGE, MADV_DONTNEED));
 	present = present_pages(0, p, HPAGE_NR);
 	ASSERT_EQ(HPAGE_NR - 200, present);

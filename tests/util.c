@@ -674,7 +674,7 @@ long nr_isolated(void)
 	long least = LONG_MAX;
 
 	/* khugepaged and kcompactd isolate some as well, and put them back. */
-	for (int i = 0; i < 20 && least; i++) {
+	for (int i = 0; i < 200 && least; i++) {
 		long now = vmstat("nr_isolated_anon") + vmstat("nr_isolated_file");
 
 		if (now < least)
@@ -839,6 +839,12 @@ static void hog(struct child *c, void *arg)
 	char *p, *t;
 
 	file_write("/proc/self/oom_score_adj", "1000");
+	/*
+	 * What compaction moves is nowhere for a while, and what it wakes kswapd for raises
+	 * the watermarks: a node where pages have been freed would still be full.
+	 */
+	file_write("/proc/sys/vm/compaction_proactiveness", "0");
+	file_write("/proc/sys/vm/watermark_boost_factor", "0");
 	/* The less page cache there is, the less comes back later. */
 	file_write("/proc/sys/vm/drop_caches", "1");
 	total = node_free(node) + 65536;
