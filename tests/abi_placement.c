@@ -243,7 +243,7 @@ TEST_F(placement, whole_process)
 	child_start(&c, hold, NULL);
 	child_get(&c);
 	ASSERT_EQ(0, kill(c.pid, SIGSTOP));
-	usleep(200000);
+	ASSERT_EQ(c.pid, waitpid(c.pid, NULL, WUNTRACED));
 	numa_maps_total(c.pid, want);
 	EXPECT_LE(100 + HPAGE_NR, want[mem[2]]);
 	arg.pid = c.pid;

@@ -298,7 +298,8 @@ TEST(whole_process)
 
 	child_start(&c, idle_child, nodes);
 	p = (char *)child_get(&c);
-	usleep(200000);
+	ASSERT_EQ(0, kill(c.pid, SIGSTOP));
+	ASSERT_EQ(c.pid, waitpid(c.pid, NULL, WUNTRACED));
 	present = process_pages(c.pid, -1);
 	/* The vdso is there, it is just not counted. */
 	ASSERT_EQ(0, pm_placement(fd, c.pid, NULL, ~0UL, on));
@@ -317,6 +318,7 @@ TEST(whole_process)
 		  process_pages(c.pid, mem[0]) + process_pages(c.pid, mem[1]))
 		pm_print(&res);
 	EXPECT_TRUE(all_on(c.pid, p, 500, &mem[2], 2));
+	ASSERT_EQ(0, kill(c.pid, SIGCONT));
 	child_put(&c, 1);
 	EXPECT_EQ(0, child_get(&c));
 	child_end(&c);
