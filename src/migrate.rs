@@ -82,8 +82,9 @@ impl Scratch {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            // Enough for most batches: it grows where folios are locked.
-            placed: KVVec::with_capacity(batch::MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
+            // Enough for a batch, whose last folio may be a huge page in pieces: to grow it where
+            // folios are locked may fail.
+            placed: KVVec::with_capacity(2 * batch::MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
             places: Places::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
@@ -365,7 +366,7 @@ impl<'a> Migration<'a> {
             nr_pages: folio.nr_pages(),
             fallback,
         };
-        // No more than twice for a call, and bounded by the batch: it need not be charged.
+        // Bounded by the batch, if it is needed at all: it need not be charged.
         self.scratch.placed.reserve(1, GFP_NOWAIT | __GFP_NOWARN)?;
         self.frames.mark(placed.pfn, placed.nr_pages)?;
         self.scratch
