@@ -342,6 +342,7 @@ static void waiting_child(struct child *c, void *arg)
 	struct caller *a = arg;
 
 	child_put(c, 1);
+	child_get(c);
 	call(a);
 	child_put(c, a->ret);
 }
@@ -361,12 +362,14 @@ TEST_F(calls, killed_while_waiting)
 	ASSERT_EQ(0, madvise(mine.p, LONG * PAGE, MADV_DONTFORK));
 	theirs = (struct caller){ .fd = self->fd, .count = 1, .npages = N, .p = self->p,
 				  .old = &mem[0], .new = &mem[1] };
+	/* All that takes long comes before the call that is to be waited for. */
+	child_start(&c, waiting_child, &theirs);
+	child_get(&c);
 	ASSERT_EQ(0, pthread_create(&t, NULL, call, &mine));
 	while (!fdinfo(getpid(), self->fd, "running:") && !mine.done)
 		usleep(1000);
-	child_start(&c, waiting_child, &theirs);
-	child_get(&c);
-	usleep(50000);
+	child_put(&c, 1);
+	usleep(20000);
 	start = now();
 	child_end(&c);
 	EXPECT_GT(10.0, now() - start);
