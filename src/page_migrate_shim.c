@@ -937,7 +937,7 @@ void pm_shim_migrate(struct list_head *list, void *mover, bool wait)
 
 /**
  * pm_shim_zalloc() - allocate zeros for bookkeeping, charged to the caller
- * @size: in bytes, a power of two; the alignment, too
+ * @size: in bytes
  *
  * For where folios are locked: reclaims a little, and fails rather than call
  * the OOM killer.

@@ -197,10 +197,7 @@ impl Steps {
 /// Ends the call between two chunks if it is killed, or if a signal came and `may`: where something
 /// was done that the next call finds done, and there is more to do. So each call gets further.
 fn pause(may: bool) -> Result {
-    if may && current!().signal_pending() {
-        return Err(EINTR);
-    }
-    if task::caller_is_killed() {
+    if task::caller_is_killed() || (may && current!().signal_pending()) {
         return Err(EINTR);
     }
     Ok(())

@@ -66,12 +66,11 @@ pub(crate) fn self_ranges_only() -> bool {
 ///
 /// `ENOMEM`, sooner than with `GFP_KERNEL_ACCOUNT`: the OOM killer is not called.
 pub(crate) fn zeros<const N: usize>() -> Result<KBox<[u64; N]>> {
-    const { assert!(N.is_power_of_two()) };
     // SAFETY: May be called with any size.
     let words = unsafe { bindings::pm_shim_zalloc(core::mem::size_of::<[u64; N]>()) };
     let words = NonNull::new(words.cast::<[u64; N]>()).ok_or(ENOMEM)?;
-    // SAFETY: It is from kmalloc(), as what `KBox` makes is, aligned to its size, a power of two,
-    // and ours alone. Zeros are valid numbers.
+    // SAFETY: It is from kmalloc(), as what `KBox` makes is, which aligns for any number, and ours
+    // alone. Zeros are valid numbers.
     Ok(unsafe { KBox::from_raw(words.as_ptr()) })
 }
 

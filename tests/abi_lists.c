@@ -135,11 +135,10 @@ TEST_F(lists, that_are_refused)
  */
 static size_t fill_node(int node, int from)
 {
-	size_t sum = 0;
-
 	enum { CHUNK = 256, MOST = 200 };
 	static int nodes[CHUNK], status[CHUNK];
 	static void *pages[CHUNK];
+	size_t sum = 0;
 
 	for (size_t i = 0; i < CHUNK; i++)
 		nodes[i] = node;

@@ -669,7 +669,7 @@ TEST_F(busy, leaves_the_old_nodes)
 		move_all(_metadata, t, 0, running);
 	/*
 	 * A process that exits holds on to pages that others map until it has
-	 * had a CPU for all of it; no signal stops it. What is frozen has none.
+	 * had a CPU for all of it; no signal stops it. A frozen group has none such.
 	 */
 	for (int i = 0; variant->halt != FROZEN && i < RETRIES && left_behind(&t->cg, false); i++) {
 		usleep(100000);
