@@ -45,6 +45,7 @@ const _: () = {
     assert!(size_of::<CallResult>() == 112);
     assert!(offset_of!(CallResult, no_memory) == 72);
     assert!(offset_of!(CallResult, resume_va) == 88);
+    assert!(offset_of!(CallResult, gone) == 96);
     assert!(size_of::<Request>() == 192);
     assert!(offset_of!(Request, va_start) == 8);
     assert!(offset_of!(Request, count) == 24);

@@ -971,8 +971,8 @@ TEST_F(errors, result_is_written)
 	EXPECT_EQ(NPAGES, req.result.moved);
 	EXPECT_EQ(NPAGES, pm_sum(&req.result));
 	EXPECT_EQ(0, req.result.policies);
-	EXPECT_EQ(0, req.result.reserved[0]);
-	EXPECT_EQ(0, req.result.reserved[1]);
+	EXPECT_EQ(0, req.result.gone);
+	EXPECT_EQ(0, req.result.reserved);
 	EXPECT_EQ((uintptr_t)self->p + NPAGES * PAGE, req.result.resume_va);
 	/* The input is left as it was. */
 	EXPECT_EQ(0, memcmp(&req.va_start, &self->req.va_start,

@@ -334,7 +334,7 @@ uint64_t pm_sum(const struct page_migrate_result *r)
 {
 	return r->moved + r->moved_fallback + r->already_moved + r->in_place +
 	       r->exempt + r->shared + r->busy + r->pinned + r->unmovable +
-	       r->no_memory;
+	       r->no_memory + r->gone;
 }
 
 uint64_t pm_left(const struct page_migrate_result *r)
@@ -356,6 +356,7 @@ void pm_print(const struct page_migrate_result *r)
 	SHOW(pinned);
 	SHOW(unmovable);
 	SHOW(no_memory);
+	SHOW(gone);
 	SHOW(policies);
 	fprintf(stderr, " resume_va=%#" PRIx64 "\n", (uint64_t)r->resume_va);
 #undef SHOW

@@ -279,6 +279,9 @@ struct page_migrate_info {
  *	are two).
  * @resume_va: Address where an interrupted or limited call stopped; the end
  *	of the range, page-aligned, when it got there.
+ * @gone: Present at the scan, then given back by its process (freed, unmapped,
+ *	split off by madvise(2)) before it could move: neither moved nor left
+ *	behind.
  * @reserved: 0.
  *
  * All page counts are in base pages. Each base-page mapping in the range that is
@@ -302,7 +305,8 @@ struct page_migrate_result {
 	__aligned_u64 no_memory;
 	__aligned_u64 policies;
 	__aligned_u64 resume_va;
-	__aligned_u64 reserved[2];
+	__aligned_u64 gone;
+	__aligned_u64 reserved;
 };
 
 /**

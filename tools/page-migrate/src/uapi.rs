@@ -40,7 +40,8 @@ pub(crate) struct Result {
     pub(crate) no_memory: u64,
     pub(crate) policies: u64,
     pub(crate) resume_va: u64,
-    pub(crate) reserved: [u64; 2],
+    pub(crate) gone: u64,
+    pub(crate) reserved: u64,
 }
 
 /// `struct page_migrate_request`
@@ -111,7 +112,8 @@ layout!(
     Result, 112,
     moved @ 0, moved_fallback @ 8, already_moved @ 16, in_place @ 24,
     exempt @ 32, shared @ 40, busy @ 48, pinned @ 56, unmovable @ 64,
-    no_memory @ 72, policies @ 80, resume_va @ 88, reserved @ 96
+    no_memory @ 72, policies @ 80, resume_va @ 88, gone @ 96,
+    reserved @ 104
 );
 layout!(
     Request, 192,
