@@ -23,11 +23,12 @@ const NO_ENTRY: u16 = u16::MAX;
 const MAX_ORDER: u32 = 18;
 
 /// The reasons for which a folio that was tried may stay.
-const TRIED: [Reason; 4] = [
+const TRIED: [Reason; 5] = [
     Reason::Busy,
     Reason::Pinned,
     Reason::Unmovable,
     Reason::NoMemory,
+    Reason::Gone,
 ];
 
 /// One folio.
@@ -44,10 +45,23 @@ struct Entry {
     next_index: usize,
     /// The last attempt to find a place for it, or for a part of it, failed.
     no_room: bool,
-    /// Pages that went to another node than the named one.
+    /// Pages that moved, and those of them that went to another node than the named one.
+    moved: u64,
     fallback: u64,
     /// Pages that stay, by reason, as in [`TRIED`].
     left: [u64; TRIED.len()],
+    /// The first address of the VMA where it was met, if it can move only when it has been written.
+    holds: Option<usize>,
+}
+
+impl Entry {
+    /// How many pages of the folio, or of a part of it, the walk has met. When it has been split,
+    /// there may be parts that the walk has not met.
+    fn met(&self, pfn: usize, nr_pages: usize) -> u64 {
+        let index = pfn.saturating_sub(self.pfn);
+        let met = index.saturating_add(nr_pages).min(self.next_index);
+        met.saturating_sub(index.max(self.first_index)) as u64
+    }
 }
 
 /// Frames of a folio, or of a part of one that was split, that stay for the same reason.
@@ -63,8 +77,18 @@ pub(crate) struct Lists {
     pub(crate) plain: FolioList,
     /// Huge pages: one without room must not stop the others.
     pub(crate) huge: FolioList,
-    /// Pages of FUSE files: one may be locked for as long as a server likes, and is not waited for.
-    pub(crate) fuse: FolioList,
+    /// Pages for which a server answers: one may be locked for as long as the server likes, and is not
+    /// waited for.
+    pub(crate) served: FolioList,
+}
+
+impl Lists {
+    /// Puts all folios back where they came from.
+    pub(crate) fn put_back(&mut self) {
+        for list in [&mut self.plain, &mut self.huge, &mut self.served] {
+            list.put_back();
+        }
+    }
 }
 
 /// Folios found by one chunk of the walk.
@@ -75,12 +99,20 @@ pub(crate) struct Lists {
 pub(crate) struct Batch {
     entries: KVVec<Entry>,
     slots: KVVec<u16>,
+    /// Base pages that were met for the first time.
     pages: u64,
+    /// Base pages of its folios.
+    size: u64,
     /// What was tried and stays.
     pieces: KVVec<Piece>,
     /// There was no memory to note one of these.
     forgot: bool,
+    /// VMAs, by their first address, of whose files pages stay because they have yet to be written.
+    unwritten: KVVec<usize>,
 }
+
+/// VMAs of which that is remembered.
+const MAX_UNWRITTEN: usize = 64;
 
 impl Batch {
     /// Makes an empty batch with room for all that a chunk may find.
@@ -94,14 +126,21 @@ impl Batch {
             entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
             slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL_ACCOUNT)?,
             pages: 0,
+            size: 0,
             pieces: KVVec::new(),
             forgot: false,
+            unwritten: KVVec::with_capacity(MAX_UNWRITTEN, GFP_KERNEL_ACCOUNT)?,
         })
     }
 
     /// Base pages in it that were met for the first time.
     pub(crate) fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// Base pages of its folios: what is isolated for it, and copied if all of it moves.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Whether there is nothing in it.
@@ -165,6 +204,7 @@ impl Batch {
         index: usize,
         mapped: usize,
         pair: usize,
+        holds: Option<usize>,
     ) -> Result {
         let at = u16::try_from(self.entries.len())?;
         let slot = self.slot(pfn);
@@ -178,8 +218,10 @@ impl Batch {
             first_index: index,
             next_index: index.saturating_add(mapped),
             no_room: false,
+            moved: 0,
             fallback: 0,
             left: [0; TRIED.len()],
+            holds,
         };
         self.entries
             .push_within_capacity(entry)
@@ -189,6 +231,7 @@ impl Batch {
             *slot = at;
         }
         self.pages = self.pages.saturating_add(pages);
+        self.size = self.size.saturating_add(nr_pages as u64);
         Ok(())
     }
 
@@ -199,10 +242,15 @@ impl Batch {
         }
     }
 
-    /// Notes that `pages` of the folio went to another node than the named one.
-    pub(crate) fn note_fallback(&mut self, pfn: usize, pages: u64) {
+    /// Notes that a folio, or a part of one, has moved; with `fallback` to another node than the
+    /// named one.
+    pub(crate) fn note_moved(&mut self, pfn: usize, nr_pages: usize, fallback: bool) {
         if let Some(entry) = self.find_covering(pfn) {
-            entry.fallback = entry.fallback.saturating_add(pages);
+            let pages = entry.met(pfn, nr_pages);
+            entry.moved = entry.moved.saturating_add(pages);
+            if fallback {
+                entry.fallback = entry.fallback.saturating_add(pages);
+            }
         }
     }
 
@@ -216,10 +264,7 @@ impl Batch {
             Reason::Busy if entry.no_room => Reason::NoMemory,
             reason => reason,
         };
-        // Of a folio that has been split, parts may stay that the walk did not meet.
-        let index = pfn.saturating_sub(entry.pfn);
-        let met = index.saturating_add(nr_pages).min(entry.next_index);
-        let met = met.saturating_sub(index.max(entry.first_index)) as u64;
+        let met = entry.met(pfn, nr_pages);
         for (left, _) in entry
             .left
             .iter_mut()
@@ -232,6 +277,20 @@ impl Batch {
         if met > 0 {
             self.note_piece(pair, pfn, nr_pages, reason);
         }
+    }
+
+    /// Notes that a folio that stays has yet to be written by its file system.
+    pub(crate) fn note_unwritten(&mut self, pfn: usize) {
+        let holds = self.find_covering(pfn).and_then(|entry| entry.holds);
+        if let Some(start) = holds.filter(|start| !self.unwritten.contains(start)) {
+            // Of more files than these, a later call has pages to write.
+            let _ = self.unwritten.push_within_capacity(start);
+        }
+    }
+
+    /// The VMAs, by their first address, of whose files pages stay because they have yet to be written.
+    pub(crate) fn take_unwritten(&mut self) -> KVVec<usize> {
+        core::mem::take(&mut self.unwritten)
     }
 
     fn note_piece(&mut self, pair: usize, pfn: usize, nr_pages: usize, reason: Reason) {
@@ -255,10 +314,14 @@ impl Batch {
 
     /// Counts what became of each folio, by reason and by pair, and empties the batch.
     ///
+    /// Pages that neither moved nor stay have been given back by their process. In a `dry_run` nothing
+    /// was tried, and all would move.
+    ///
     /// Calls `stayed` with the pair, the first frame and the number of pages of what was tried and
     /// stays, and why. Returns whether that was all.
     pub(crate) fn settle(
         &mut self,
+        dry_run: bool,
         counts: &mut Counts,
         by_pair: &mut [u64],
         mut stayed: impl FnMut(usize, usize, usize, Reason),
@@ -268,24 +331,28 @@ impl Batch {
         }
         let complete = !self.forgot;
         for entry in self.entries.iter() {
-            let mut moved = entry.counted;
+            // There may be holes between the pages that the walk met, so that the sums are too large.
+            let tried = if dry_run { entry.counted } else { entry.moved };
+            let moved = tried.min(entry.counted);
+            let mut rest = entry.counted.saturating_sub(moved);
             let mut first = None;
             for (&left, reason) in entry.left.iter().zip(TRIED) {
-                // There may be holes between the pages that the walk met.
-                let left = left.min(moved);
+                let left = left.min(rest);
                 if left > 0 {
-                    moved = moved.saturating_sub(left);
+                    rest = rest.saturating_sub(left);
                     first = first.or(Some(reason));
                     counts.stay(reason, left);
                 }
             }
+            counts.stay(Reason::Gone, rest);
             counts.moved(moved, moved.min(entry.fallback));
             if let Some(pages) = by_pair.get_mut(entry.pair) {
                 *pages = pages.saturating_add(moved);
             }
             let again = match first {
-                Some(reason) if moved == 0 => reason,
-                _ => Reason::AlreadyMoved,
+                _ if moved > 0 => Reason::AlreadyMoved,
+                Some(reason) => reason,
+                None => Reason::Gone,
             };
             counts.stay(again, entry.again);
         }
@@ -305,12 +372,14 @@ impl Batch {
         Ok(())
     }
 
-    fn clear(&mut self) {
+    /// Empties the batch without counting anything.
+    pub(crate) fn clear(&mut self) {
         self.entries.clear();
         for slot in self.slots.iter_mut() {
             *slot = NO_ENTRY;
         }
         self.pages = 0;
+        self.size = 0;
         self.pieces.clear();
         self.forgot = false;
     }

@@ -22,6 +22,7 @@ pub(crate) use kernel::bindings::{
     __u32,
     __u64,
     bool_,
+    cred,
     folio,
     list_head,
     mm_struct,

@@ -196,19 +196,22 @@ impl Handle {
 
     /// Checks everything, then moves.
     ///
+    /// The caller decides how long its memory takes to be there, and how long its turn takes to come.
+    /// So both come first: what is checked of the target must not be old when the work begins.
+    ///
     /// # Errors
     ///
     /// That of the first check that fails, or `ENOMEM`. Nothing has been done then.
     fn work(&self, arg: usize) -> Result<Done> {
         let request = request::Migrate::read(arg)?;
-        let target = Target::find(request.who())?;
         let reply = request.reply(arg)?;
-        let flags = request.flags();
-        let order = request.for_target(&target, shim::self_ranges_only())?;
         reply.probe()?;
         let mut job = self.job.take()?;
+        let mut target = Target::find(request.who())?;
+        let flags = request.flags();
+        let order = request.for_target(&target, shim::self_ranges_only())?;
         let begun = trace::Begun::call();
-        let outcome = job::run(&mut job, &order, &target, &self.progress)?;
+        let outcome = job::run(&mut job, &order, &mut target, &self.progress)?;
         drop(job);
         Ok(Done {
             target,

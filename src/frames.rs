@@ -32,6 +32,12 @@ fn bit(pfn: usize) -> (usize, u64) {
     (pfn % FRAMES_PER_PAGE / 64, 1 << (pfn % 64))
 }
 
+/// The bits of one word from `first` on, `len` of them.
+fn bits(first: usize, len: usize) -> u64 {
+    let ones = u64::MAX.checked_shr(64u32.saturating_sub(len as u32));
+    ones.unwrap_or(0) << (first % 64)
+}
+
 impl Frames {
     /// No frame.
     pub(crate) fn new() -> impl PinInit<Self> {
@@ -96,11 +102,12 @@ impl Frames {
                 .min(frames.end);
             // A gigantic folio has eight such pages: the lock is not held for all of them.
             if let Some(page) = self.pages.lock().get_mut(index) {
-                for pfn in start..end {
-                    let (word, mask) = bit(pfn);
-                    if let Some(word) = page.get_mut(word) {
-                        change(word, mask);
+                while start < end {
+                    let len = (64usize.saturating_sub(start % 64)).min(end.saturating_sub(start));
+                    if let Some(word) = page.get_mut(bit(start).0) {
+                        change(word, bits(start, len));
                     }
+                    start = start.saturating_add(len);
                 }
             }
             start = end;

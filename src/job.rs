@@ -190,7 +190,7 @@ enum Mode {
 /// One call at work.
 struct Call<'a> {
     order: &'a Order,
-    target: &'a Target,
+    target: &'a mut Target,
     frames: &'a Frames,
     imagined: Option<Pin<KBox<Frames>>>,
     marks: Marks,
@@ -222,6 +222,8 @@ struct Call<'a> {
     passed_from: KVVec<Option<usize>>,
     /// What is left on the old nodes in the end.
     remnant: Remnant,
+    /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
+    copied: u64,
     outcome: Outcome,
 }
 
@@ -249,7 +251,7 @@ fn ended_by(e: Error) -> End {
 pub(crate) fn run(
     slot: &mut Option<Job>,
     order: &Order,
-    target: &Target,
+    target: &mut Target,
     progress: &Progress,
 ) -> Result<Outcome> {
     let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
@@ -284,7 +286,7 @@ pub(crate) fn run(
 /// `ENOMEM` before anything has moved.
 fn migrate(
     order: &Order,
-    target: &Target,
+    target: &mut Target,
     frames: &Frames,
     cookie: Cookie,
     running: Running<'_>,
@@ -308,7 +310,7 @@ fn migrate(
         lists: Lists {
             plain: FolioList::new()?,
             huge: FolioList::new()?,
-            fuse: FolioList::new()?,
+            served: FolioList::new()?,
         },
         scratch: Scratch::new()?,
         move_shared: !order.exclusive && task::caller_may_move_shared(),
@@ -322,6 +324,7 @@ fn migrate(
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         passed_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         remnant: Remnant::default(),
+        copied: 0,
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
@@ -358,6 +361,9 @@ fn migrate(
             call.outcome.end = ended;
         }
     }
+    if call.outcome.end == End::Done {
+        call.write_back();
+    }
     running.show(&call.outcome.counts, call.outcome.resume);
     drop(running);
     Ok(call.outcome)
@@ -377,9 +383,12 @@ impl Call<'_> {
         let scope = Scope {
             mm: self.target.mm(),
             range: order.range.start..order.range.end,
-            task: order.whole.then_some(self.target.task()),
+            task: self.target.task(),
+            threads: order.whole,
+            // They belong to all who map the files.
+            files: self.move_shared || self.target.mm().is_current(),
         };
-        let allowed = |node| self.target.allows(node);
+        let allowed = |node| self.target.mems().allows(node);
         let mut changed = 0;
         let done = policy::rewrite(
             &scope,
@@ -421,13 +430,16 @@ impl Call<'_> {
         self.learn()?;
         let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
         let limit = match self.order.max_pages {
-            Some(max) if moving => max.saturating_sub(self.outcome.counts.all_moved()).max(1),
+            Some(max) => max.saturating_sub(self.copied).max(1),
             _ => batch::MAX_PAGES,
         };
         let limit = match mode {
             Mode::Rescue(_) => limit.min(self.rescue_pages),
             _ => limit,
         };
+        if moving {
+            self.make_room();
+        }
         let mut second = Counts::default();
         let mut collector = Collector {
             map: &self.order.map,
@@ -457,9 +469,9 @@ impl Call<'_> {
             passed: false,
             mark: Mark::Migratable,
             writable: false,
-            fuse: false,
+            served: false,
+            holds: None,
             pass_unknown: self.stuck >= MAX_LEARNT,
-            unknown: false,
         };
         let walked = self.target.mm().walk(at, end, &mut collector);
         let (wants_drain, passed) = (collector.wants_drain, collector.passed);
@@ -497,11 +509,10 @@ impl Call<'_> {
     ///
     /// Says why the call must end.
     fn pause(&self, done: bool) -> Result<(), End> {
-        let moved = self.outcome.counts.all_moved();
         if done {
             return Ok(());
         }
-        if self.order.max_pages.is_some_and(|max| moved >= max) {
+        if self.order.max_pages.is_some_and(|max| self.copied >= max) {
             return Err(End::Done);
         }
         // A call that is interrupted again and again must get on: the first chunk is always done.
@@ -522,6 +533,7 @@ impl Call<'_> {
             // It collects nothing.
             Mode::LastLook => return Ok(()),
             Mode::DryRun => {
+                self.copied = self.copied.saturating_add(self.batch.size());
                 if let Some(imagined) = self.imagined.as_deref() {
                     broke = self
                         .batch
@@ -529,7 +541,13 @@ impl Call<'_> {
                         .is_err();
                 }
             }
-            Mode::Move | Mode::Rescue(_) => broke = self.move_batch(),
+            Mode::Move | Mode::Rescue(_) => {
+                // Whoever exits now, or executes another program, has none of these pages left.
+                if !self.target.reread_mems() {
+                    return Err(self.abandon_batch());
+                }
+                broke = self.move_batch();
+            }
         }
         let (short_from, passed_from) = (&mut self.short_from, &mut self.passed_from);
         let (waiting, held) = (&self.waiting, &self.held);
@@ -548,11 +566,13 @@ impl Call<'_> {
             _ => &mut self.outcome.counts,
         };
         let complete = self.batch.settle(
+            mode == Mode::DryRun,
             counts,
             &mut self.outcome.by_pair,
             |pair, pfn, nr_pages, why| {
                 let from = match why {
                     Reason::NoMemory => &mut *short_from,
+                    Reason::Gone => return,
                     // It had found no room before, and has not been tried since.
                     _ if rescuing => {
                         // Without memory for it, it is still said to have found no room.
@@ -590,28 +610,62 @@ impl Call<'_> {
         });
     }
 
+    /// Has the files written of which pages stay until that has happened, so that the same call again
+    /// moves them. Nothing is locked or isolated now, as it was when these pages were tried.
+    ///
+    /// All is done and counted by now: a signal just ends this.
+    fn write_back(&mut self) {
+        for start in self.batch.take_unwritten() {
+            if current!().signal_pending() {
+                break;
+            }
+            if let Ok(Some(file)) = self.target.mm().file_at(start) {
+                // What cannot be written stays, and has been counted.
+                let _ = self.marks.write_back(file);
+            }
+        }
+    }
+
+    /// Makes room for the large folios that found none in the last batch. Nothing is isolated now.
+    fn make_room(&mut self) {
+        let Self { order, scratch, .. } = self;
+        if scratch.wants_room() {
+            shim::run_for(order.map.destinations(), &mut || scratch.make_room());
+        }
+    }
+
+    /// Gives up a batch whose target is gone, and with it the counts of its pages.
+    fn abandon_batch(&mut self) -> End {
+        self.lists.put_back();
+        self.batch.clear();
+        End::TargetGone
+    }
+
     /// Moves the batch. Returns whether memory for bookkeeping ran out.
     fn move_batch(&mut self) -> bool {
         let Self {
             order,
+            target,
             frames,
             batch,
             lists,
             scratch,
             last_resort,
+            copied,
             ..
         } = self;
         let mut broke = false;
         shim::run_for(order.map.destinations(), &mut || {
             let mut migration = Migration::new(
                 &order.map,
+                target.mems(),
                 frames,
                 batch,
                 order.strict,
                 *last_resort,
                 scratch,
             );
-            migration.run(lists);
+            *copied = copied.saturating_add(migration.run(lists));
             broke = migration.broke;
         });
         broke

@@ -3,19 +3,22 @@
 //! Marks on files: extended attributes that say what stays.
 //!
 //! An attribute is never read under mmap_lock: a file system may take locks that stand before it,
-//! or ask a server that needs the very address space.
+//! or ask a server that needs the very address space. Nor does the caller wait for it without an end.
 
 use kernel::{
     prelude::*,
     rbtree::RBTree, //
 };
 
-use crate::shim::{
-    file::{
-        InodeId,
-        MappedFile, //
-    },
-    task, //
+use crate::{
+    questions::Questions,
+    shim::{
+        file::{
+            InodeId,
+            MappedFile, //
+        },
+        helper::Wait, //
+    }, //
 };
 
 /// What may move of a mapping.
@@ -27,13 +30,15 @@ pub(crate) enum Mark {
     Lib,
     /// Nothing.
     None,
+    /// Nobody can tell: the file system reports an error, or does not answer.
+    Unknown,
 }
 
 impl Mark {
     /// Whether a page stays. `anon`: it is a private copy. `writable`: its mapping is.
     pub(crate) fn exempts(self, anon: bool, writable: bool) -> bool {
         match self {
-            Self::Migratable => false,
+            Self::Migratable | Self::Unknown => false,
             Self::Lib => !anon && !writable,
             Self::None => true,
         }
@@ -49,34 +54,20 @@ impl Mark {
         }
     }
 
-    /// Reads the mark of a file. May sleep for long.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR` if a signal came while the file system was asked. `ENOMEM` if it could not get
-    /// memory: then nobody knows the mark.
-    fn read(file: &MappedFile) -> Result<Self> {
+    /// Reads the mark of a file. May sleep for as long as the file system likes.
+    fn read(file: &MappedFile) -> Self {
         for name in [c"trusted.migrate", c"user.migrate"] {
-            // A file system may not let go whom it has not answered: who is killed asks no more.
-            if task::caller_is_killed() {
-                return Err(EINTR);
-            }
             // Longer values are no marks, whatever they are.
             let mut value = [0; 4];
             match file.xattr(name, &mut value) {
-                Ok(len) => return Ok(Self::from_value(value.get(..len).unwrap_or_default())),
-                Err(e) if e == ERANGE => return Ok(Self::Migratable),
-                // Any other error is an answer, even if a signal came as well: who is interrupted
-                // again and again must get on.
-                Err(e) if (e == EINTR || e == ERESTARTSYS) && current!().signal_pending() => {
-                    return Err(EINTR)
-                }
-                Err(e) if e == ENOMEM => return Err(e),
-                // Not set, not supported, not readable: no mark of this name.
-                Err(_) => {}
+                Ok(len) => return Self::from_value(value.get(..len).unwrap_or_default()),
+                Err(e) if e == ERANGE => return Self::Migratable,
+                // Not set, or the file system has no attributes of this kind.
+                Err(e) if e == ENODATA || e == EOPNOTSUPP => {}
+                Err(_) => return Self::Unknown,
             }
         }
-        Ok(Self::Migratable)
+        Self::Migratable
     }
 }
 
@@ -84,6 +75,7 @@ impl Mark {
 ///
 /// No file is held: what the target gives up is gone, with its memory.
 pub(crate) struct Marks {
+    questions: Questions,
     known: RBTree<InodeId, Mark>,
     /// How often one was added to `known`.
     added: u32,
@@ -97,6 +89,7 @@ impl Marks {
     /// Knows no file yet.
     pub(crate) fn new() -> Self {
         Self {
+            questions: Questions::new(),
             known: RBTree::new(),
             added: 0,
             last: None,
@@ -117,9 +110,14 @@ impl Marks {
     ///
     /// `ENOMEM`, or `EINTR` if a signal came while the file system was asked.
     pub(crate) fn learn(&mut self, file: MappedFile, instead: bool) -> Result {
-        let mark = Mark::read(&file)?;
         let inode = file.inode();
-        drop(file);
+        let mark = if file.is_in_memory() {
+            Mark::read(&file)
+        } else {
+            self.questions
+                .ask(file, Wait::Mark, Mark::read)?
+                .unwrap_or(Mark::Unknown)
+        };
         if let Some(last) = self.last.replace(inode).filter(|_| instead) {
             self.known.remove(&last);
         }
@@ -131,6 +129,18 @@ impl Marks {
         self.added = self.added.saturating_add(1);
         self.known
             .try_create_and_insert(inode, mark, GFP_KERNEL_ACCOUNT)?;
+        Ok(())
+    }
+
+    /// Has the dirty pages of a file written, so that a later call can move them: some file systems
+    /// let go of a page only when it has been written, and write only for whoever waits.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or `EINTR` if a signal came.
+    pub(crate) fn write_back(&mut self, file: MappedFile) -> Result {
+        self.questions
+            .ask(file, Wait::Write, MappedFile::write_back)?;
         Ok(())
     }
 }

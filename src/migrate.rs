@@ -11,6 +11,7 @@ use crate::{
         Lists, //
     },
     frames::Frames,
+    node_map::Destination,
     places::{
         Place,
         Places,
@@ -18,8 +19,8 @@ use crate::{
     },
     result::Reason,
     shim::{
-        self,
         folio::{
+            self,
             Effort,
             FolioList,
             Mover,
@@ -31,17 +32,31 @@ use crate::{
             Map, //
         }, //
     }, //
+    target::Mems,
 };
 
 /// Batches after which reclaim is tried once more on a node where it did not help.
 const PATIENCE: u32 = 64;
 
-/// No room for small pages, and none for large ones, of a node: as a source in this pass, as a
-/// destination even after some reclaim.
+/// Flags of a node. `SOURCE_*`: small or large folios that are on it found no destination in this pass.
+/// `TIRED_*`: reclaim or compaction there did not help, and is not tried again yet. `FULL`: it had
+/// nothing free, as far as could be seen; free pages may be on the lists of other CPUs.
 const SOURCE_SMALL: u8 = 1;
 const SOURCE_LARGE: u8 = 2;
 const TIRED_SMALL: u8 = 4;
 const TIRED_LARGE: u8 = 8;
+const FULL: u8 = 16;
+
+/// A size of large folios for which a node is to be compacted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Want {
+    node: u16,
+    order: u32,
+    hugetlb: bool,
+}
+
+/// Sizes that are wanted at a time, at most. What is wanted besides is asked for again.
+const MAX_WANTS: usize = 16;
 
 /// A new folio that has not been given back.
 struct Placed {
@@ -54,6 +69,7 @@ struct Placed {
 /// Moves the folios of a batch to where the map says.
 pub(crate) struct Migration<'a> {
     map: &'a Map,
+    mems: &'a Mems,
     frames: &'a Frames,
     batch: &'a mut Batch,
     strict: bool,
@@ -71,6 +87,9 @@ pub(crate) struct Scratch {
     places: Places,
     nodes: KVVec<u8>,
     batches: u32,
+    /// What to compact nodes for before the next batch, and large folios that came of it.
+    wants: KVVec<Want>,
+    reserve: KVVec<(Want, NewFolio)>,
     parked: FolioList,
     sorted: FolioList,
     hand: FolioList,
@@ -88,6 +107,8 @@ impl Scratch {
             places: Places::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
+            wants: KVVec::with_capacity(MAX_WANTS, GFP_KERNEL_ACCOUNT)?,
+            reserve: KVVec::with_capacity(MAX_WANTS, GFP_KERNEL_ACCOUNT)?,
             parked: FolioList::new()?,
             sorted: FolioList::new()?,
             hand: FolioList::new()?,
@@ -98,6 +119,59 @@ impl Scratch {
     pub(crate) fn try_anew(&mut self) {
         self.nodes.fill(0);
     }
+
+    /// Whether large folios found no room in the last batch where compaction may help.
+    pub(crate) fn wants_room(&self) -> bool {
+        !self.wants.is_empty() || !self.reserve.is_empty()
+    }
+
+    /// Compacts nodes for the large folios that found no room in the last batch. One size of each
+    /// node is tried once; where that does not help, folios are split.
+    ///
+    /// Nothing may be isolated: compaction waits for isolated pages to come back.
+    pub(crate) fn make_room(&mut self) {
+        self.reserve.clear();
+        while let Some(want) = self.wants.pop() {
+            let found = folio::allocate(want.node, want.order, want.hugetlb, Effort::Light);
+            match found {
+                // There is room for as many as can be wanted.
+                Some(folio) => drop(self.reserve.push_within_capacity((want, folio))),
+                None => self.mark(want.node, TIRED_LARGE),
+            }
+        }
+    }
+
+    fn mark(&mut self, node: u16, flag: u8) {
+        if let Some(flags) = self.nodes.get_mut(usize::from(node)) {
+            *flags |= flag;
+        }
+    }
+
+    fn is_marked(&self, node: u16, flag: u8) -> bool {
+        let flags = self.nodes.get(usize::from(node));
+        flags.is_some_and(|flags| flags & flag != 0)
+    }
+
+    fn want(&mut self, want: Want) {
+        if !self.wants.contains(&want) {
+            let _ = self.wants.push_within_capacity(want);
+        }
+    }
+
+    fn take_reserve(&mut self, want: Want) -> Option<NewFolio> {
+        let at = self.reserve.iter().position(|(kept, _)| *kept == want)?;
+        self.reserve.remove(at).ok().map(|(_, folio)| folio)
+    }
+
+    /// Gives free pages of nodes that looked full, which other CPUs keep for themselves, back to them.
+    fn drain_full(&mut self) {
+        for (node, flags) in self.nodes.iter_mut().enumerate() {
+            if *flags & FULL != 0 {
+                *flags &= !FULL;
+                folio::drain_free(node);
+            }
+        }
+    }
 }
 
 impl<'a> Migration<'a> {
@@ -105,6 +179,7 @@ impl<'a> Migration<'a> {
     /// their pages have room.
     pub(crate) fn new(
         map: &'a Map,
+        mems: &'a Mems,
         frames: &'a Frames,
         batch: &'a mut Batch,
         strict: bool,
@@ -118,6 +193,7 @@ impl<'a> Migration<'a> {
         }
         Self {
             map,
+            mems,
             frames,
             batch,
             strict,
@@ -128,14 +204,19 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Moves what can be moved, puts the rest back, and notes in the batch what became of each.
-    pub(crate) fn run(&mut self, lists: &mut Lists) {
+    /// Moves what can be moved, puts the rest back, and notes in the batch what became of each. Returns
+    /// the base pages that were copied.
+    pub(crate) fn run(&mut self, lists: &mut Lists) -> u64 {
         self.pass(&mut lists.plain, true);
         self.pass(&mut lists.huge, true);
-        self.pass(&mut lists.fuse, false);
-        for placed in self.scratch.placed.iter().filter(|p| p.fallback) {
-            self.batch.note_fallback(placed.src, placed.nr_pages as u64);
+        self.pass(&mut lists.served, false);
+        let mut copied = 0u64;
+        for placed in self.scratch.placed.iter() {
+            copied = copied.saturating_add(placed.nr_pages as u64);
+            self.batch
+                .note_moved(placed.src, placed.nr_pages, placed.fallback);
         }
+        copied
     }
 
     /// Moves one list.
@@ -157,7 +238,7 @@ impl<'a> Migration<'a> {
                 } else if !drained && parked_at == begun {
                     // Freed pages may wait in the caches of other CPUs while their node looks full.
                     // Where some have moved, the others get another turn, and this if need be.
-                    shim::folio::drain_free();
+                    self.scratch.drain_full();
                     drained = true;
                 } else {
                     break;
@@ -179,7 +260,7 @@ impl<'a> Migration<'a> {
             } else if self.scratch.placed.len() > before {
                 // As above.
             } else if !drained && before == begun {
-                shim::folio::drain_free();
+                self.scratch.drain_full();
                 drained = true;
             } else {
                 self.park(list);
@@ -231,12 +312,14 @@ impl<'a> Migration<'a> {
     }
 
     fn place_for(&mut self, src: &Source<'_>, whom: Whom) -> Option<Place> {
-        let splits = !self.scratch.places.is_solid(whom);
+        let mut splits = !self.scratch.places.is_solid(whom);
         let mut last = None;
-        while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
+        while let Some(next) = self.next(src.node(), last) {
             if let Some(folio) = self.allocate_on(src, next.node, src.order()) {
                 return Some(Place::Whole(folio, next.fallback));
             }
+            // Compaction may still find room for the whole, once the batch is back.
+            splits &= self.scratch.is_marked(next.node, TIRED_LARGE);
             let promised = self.scratch.places.promised(next.node);
             if splits
                 && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
@@ -297,8 +380,17 @@ impl<'a> Migration<'a> {
     /// Notes why the folios of `list` stay, and puts them back.
     fn give_up(&mut self, list: &mut FolioList, reason: Reason) {
         while let Some(folio) = list.shift(&mut self.scratch.sorted) {
-            let reason = if folio.pinned { Reason::Pinned } else { reason };
+            let reason = if folio.freed {
+                Reason::Gone
+            } else if folio.pinned {
+                Reason::Pinned
+            } else {
+                reason
+            };
             self.batch.note_left(folio.pfn, folio.nr_pages, reason);
+            if folio.unwritten && reason == Reason::Busy {
+                self.batch.note_unwritten(folio.pfn);
+            }
         }
         self.scratch.sorted.put_back();
     }
@@ -309,25 +401,43 @@ impl<'a> Migration<'a> {
         }
     }
 
+    /// The next node to try for a page on `from`. One that the target has lost is as a full one.
+    fn next(&self, from: usize, mut last: Option<Destination>) -> Option<Destination> {
+        loop {
+            let next = self.map.next(from, last, self.strict, node::distance)?;
+            if self.mems.allows(usize::from(next.node)) {
+                return Some(next);
+            }
+            last = Some(next);
+        }
+    }
+
     /// Looks for room on one node: what is free first, then, unless that failed not long ago, with
-    /// a little reclaim.
+    /// a little reclaim. For large folios that has to wait until nothing is isolated.
     fn allocate_on(&mut self, src: &Source<'_>, node: u16, order: u32) -> Option<NewFolio> {
-        let tired = if order == 0 { TIRED_SMALL } else { TIRED_LARGE };
-        let index = usize::from(node);
-        if let Some(folio) = src.allocate(node, order, Effort::None) {
+        let hugetlb = src.is_hugetlb();
+        if let Some(folio) = folio::allocate(node, order, hugetlb, Effort::None) {
             return Some(folio);
         }
-        if self
-            .scratch
-            .nodes
-            .get(index)
-            .is_some_and(|n| n & tired != 0)
-        {
+        self.scratch.mark(node, FULL);
+        if order > 0 {
+            let want = Want {
+                node,
+                order,
+                hugetlb,
+            };
+            let kept = self.scratch.take_reserve(want);
+            if kept.is_none() && !self.scratch.is_marked(node, TIRED_LARGE) {
+                self.scratch.want(want);
+            }
+            return kept;
+        }
+        if self.scratch.is_marked(node, TIRED_SMALL) {
             return None;
         }
-        let folio = src.allocate(node, order, Effort::Light);
+        let folio = folio::allocate(node, order, hugetlb, Effort::Light);
         if folio.is_none() {
-            self.mark_node(index, tired);
+            self.scratch.mark(node, TIRED_SMALL);
         }
         folio
     }
@@ -336,7 +446,7 @@ impl<'a> Migration<'a> {
     fn allocate(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
         let order = src.order();
         let mut last = None;
-        while let Some(next) = self.map.next(src.node(), last, self.strict, node::distance) {
+        while let Some(next) = self.next(src.node(), last) {
             if let Some(folio) = self.allocate_on(src, next.node, order) {
                 return Some((folio, next.fallback));
             }

@@ -19,6 +19,7 @@ mod migrate;
 mod node_map;
 mod places;
 mod policy;
+mod questions;
 mod request;
 mod result;
 mod shim;

@@ -28,6 +28,10 @@
 /* VMAs to look at before others get mmap_lock. */
 #define PM_POLICY_VMAS	256
 
+/* Threads to look at before RCU goes on, and how often to start again. */
+#define PM_POLICY_THREADS	256
+#define PM_POLICY_RESTARTS	64
+
 /* Policies of a file to look at in one hold of their lock. */
 #define PM_POLICY_NODES	32
 
@@ -177,15 +181,23 @@ static struct vm_area_struct *pm_vma_inside(struct mm_struct *mm,
 	return NULL;
 }
 
-/*
- * Whether a VMA of the range, from *@at on, has a policy to be looked at. *@at never
- * becomes less, also where that VMA begins before it: who changes VMAs meanwhile
- * must not keep us forever.
+/**
+ * pm_shim_policy_vma_ahead() - look for a policy in a bounded number of VMAs
+ * @mm: address space
+ * @start: first address of the range
+ * @end: address after its last
+ * @pass: what is to be done
+ * @at: in and out: where to go on. It never becomes less, also where a VMA
+ *	begins before it: a target that changes its VMAs must not keep us forever
+ *
+ * Return: 1 if the VMA at *@at or the next one has a policy that is not done, 0
+ * if there is none up to *@at, -ESRCH if the address space is no longer in use,
+ * or -EINTR if a signal came.
  */
-static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
-			       unsigned long end,
-			       const struct pm_policy_pass *pass,
-			       unsigned long *at)
+long pm_shim_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
+			      unsigned long end,
+			      const struct pm_policy_pass *pass,
+			      unsigned long *at)
 {
 	struct vm_area_struct *vma;
 	unsigned long here = *at;
@@ -215,7 +227,9 @@ static int pm_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
  * @pass: what to do
  * @resume: in and out: where to go on; @end when all is done
  *
- * Looks at a bounded number of VMAs.
+ * Looks at a bounded number of VMAs. Stops every page fault and waits for those
+ * that are at work in a VMA with a policy; only a kill ends that, and leaves out
+ * the VMA that was waited for. In a dry run it does neither.
  *
  * Return: the number of policies that changed, -ESRCH if the address space is no
  * longer in use, or -EINTR if the caller is being killed.
@@ -226,12 +240,8 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 {
 	struct vm_area_struct *vma;
 	long changed = 0;
-	int ahead, seen, err;
+	int seen, err;
 
-	/* Writers stop every page fault: only where there is something to do. */
-	ahead = pm_policy_vma_ahead(mm, start, end, pass, resume);
-	if (ahead <= 0)
-		return ahead;
 	err = pass->dry_run ? pm_mm_read_lock(mm) : pm_mm_write_lock(mm);
 	if (err)
 		return err;
@@ -241,10 +251,7 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			break;
 		if (pm_policy_is_done(vma->vm_policy, pass))
 			continue;
-		/*
-		 * A page fault holds a VMA for as long as its file system takes.
-		 * Who is killed meanwhile is told so by the caller's next check.
-		 */
+		/* A page fault holds a VMA for as long as its file system takes. */
 		if (!pass->dry_run && vma_start_write_killable(vma))
 			break;
 		changed += pm_policy_edit(vma->vm_policy, pass);
@@ -298,37 +305,72 @@ static bool pm_policy_of_task(struct mempolicy *pol, enum pm_round round,
 	return changed;
 }
 
+static bool pm_policy_thread(struct task_struct *thread, struct mm_struct *mm,
+			     struct pm_policy_pass *pass, enum pm_round round)
+{
+	struct mempolicy *pol;
+	bool changed = false;
+
+	task_lock(thread);
+	pol = thread->mempolicy;
+	/*
+	 * It may have executed another program by now, which is none of ours,
+	 * but for what we have begun.
+	 */
+	if (pol && (thread->mm == mm || round == PM_ROUND_FINISH)) {
+		local_irq_disable();
+		if (!pass->dry_run)
+			write_seqcount_begin(&thread->mems_allowed_seq);
+		changed = pm_policy_of_task(pol, round, pass);
+		if (!pass->dry_run)
+			write_seqcount_end(&thread->mems_allowed_seq);
+		local_irq_enable();
+	}
+	task_unlock(thread);
+	return changed;
+}
+
+/*
+ * A process may have tens of thousands of threads. Between two lots of them the
+ * caller may be killed, and RCU goes on. If the thread at which to go on has
+ * exited by then, the rest is found from the first one again: in a dry run that
+ * would count policies twice, so there the walk ends.
+ *
+ * Return: the number of policies that changed, or -EINTR.
+ */
 static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
 			      struct pm_policy_pass *pass, enum pm_round round)
 {
 	struct task_struct *thread;
+	unsigned int seen = 0;
+	unsigned int restarts = 0;
+	bool again, killed = false;
 	long changed = 0;
 
 	pass->staged = false;
+restart:
+	again = false;
 	rcu_read_lock();
 	for_each_thread(task, thread) {
-		struct mempolicy *pol;
-
-		task_lock(thread);
-		pol = thread->mempolicy;
-		/*
-		 * It may have executed another program meanwhile, which is
-		 * none of ours, but for what we have begun.
-		 */
-		if (!pol || (thread->mm != mm && round != PM_ROUND_FINISH)) {
-			task_unlock(thread);
+		changed += pm_policy_thread(thread, mm, pass, round);
+		if (++seen % PM_POLICY_THREADS)
 			continue;
-		}
-		local_irq_disable();
-		if (!pass->dry_run)
-			write_seqcount_begin(&thread->mems_allowed_seq);
-		changed += pm_policy_of_task(pol, round, pass);
-		if (!pass->dry_run)
-			write_seqcount_end(&thread->mems_allowed_seq);
-		local_irq_enable();
-		task_unlock(thread);
+		get_task_struct(thread);
+		rcu_read_unlock();
+		cond_resched();
+		rcu_read_lock();
+		again = !pid_alive(thread);
+		put_task_struct(thread);
+		/* What has been staged must be finished. */
+		killed = round == PM_ROUND_PLAIN && fatal_signal_pending(current);
+		if (again || killed)
+			break;
 	}
 	rcu_read_unlock();
+	if (killed)
+		return -EINTR;
+	if (again && !pass->dry_run && restarts++ < PM_POLICY_RESTARTS)
+		goto restart;
 	return changed;
 }
 
@@ -338,8 +380,7 @@ static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
  * @mm: its address space
  * @pass: what to do
  *
- * Where policies must be staged, waits for every task to pass through the
- * scheduler.
+ * Leaves out those that must be staged, and says so in @pass.
  *
  * Return: the number of policies that changed, or -EINTR if the caller is being
  * killed.
@@ -347,13 +388,28 @@ static long pm_policy_threads(struct task_struct *task, struct mm_struct *mm,
 long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
 			  struct pm_policy_pass *pass)
 {
-	long changed = pm_policy_threads(task, mm, pass, PM_ROUND_PLAIN);
+	return pm_policy_threads(task, mm, pass, PM_ROUND_PLAIN);
+}
 
-	if (!pass->staged || pass->dry_run)
-		return changed;
+/**
+ * pm_shim_policy_tasks_staged() - rewrite those that were left out
+ * @task: any thread of the process
+ * @mm: its address space
+ * @pass: what to do
+ *
+ * Waits for every task to pass through the scheduler, which nothing ends.
+ *
+ * Return: the number of policies that changed, or -EINTR if the caller is being
+ * killed.
+ */
+long pm_shim_policy_tasks_staged(struct task_struct *task, struct mm_struct *mm,
+				 struct pm_policy_pass *pass)
+{
+	long changed;
+
 	if (mutex_lock_killable(&pm_stage_lock))
 		return -EINTR;
-	changed += pm_policy_threads(task, mm, pass, PM_ROUND_STAGE);
+	changed = pm_policy_threads(task, mm, pass, PM_ROUND_STAGE);
 	if (pass->staged) {
 		synchronize_rcu_tasks();
 		pm_policy_threads(task, mm, pass, PM_ROUND_FINISH);
@@ -380,13 +436,13 @@ static struct shared_policy *pm_file_policies(struct inode *inode)
  */
 int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 			     unsigned long end, unsigned long *resume,
-			     struct path *file)
+			     struct pm_file *file)
 {
 	struct vm_area_struct *vma;
 	struct file *mapped;
 	int seen, err;
 
-	*file = (struct path){};
+	*file = (struct pm_file){};
 	err = pm_mm_read_lock(mm);
 	if (err)
 		return err;
@@ -465,10 +521,10 @@ static unsigned int pm_policies_open(struct shared_policy *tree, pgoff_t from,
  *
  * Return: the number of policies that changed, or -ENOMEM.
  */
-long pm_shim_policy_file(const struct path *file, struct pm_policy_pass *pass,
+long pm_shim_policy_file(const struct pm_file *file, struct pm_policy_pass *pass,
 			 unsigned long *resume)
 {
-	struct shared_policy *tree = pm_file_policies(d_inode(file->dentry));
+	struct shared_policy *tree = pm_file_policies(d_inode(file->pages.dentry));
 	struct mempolicy *copies[PM_POLICY_NODES];
 	unsigned int open, made, used = 0;
 	struct sp_node *node;

@@ -10,7 +10,7 @@
 struct file;
 struct mempolicy;
 struct mm_struct;
-struct path;
+struct pm_file;
 struct task_struct;
 
 #define PM_NODE_WORDS	BITS_TO_LONGS(MAX_NUMNODES)
@@ -28,18 +28,24 @@ struct pm_policy_pass {
 	unsigned long cookie;	/* of the job; policies that carry it are done */
 	bool dry_run;		/* count only */
 	bool detach;		/* the next cpuset change is to leave nodes alone */
-	bool staged;		/* internal: task policies with an old node still set */
+	bool staged;		/* out: policies of tasks are to be staged */
 };
 
+long pm_shim_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
+			      unsigned long end,
+			      const struct pm_policy_pass *pass,
+			      unsigned long *at);
 long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			 unsigned long end, struct pm_policy_pass *pass,
 			 unsigned long *resume);
 long pm_shim_policy_tasks(struct task_struct *task, struct mm_struct *mm,
 			  struct pm_policy_pass *pass);
+long pm_shim_policy_tasks_staged(struct task_struct *task, struct mm_struct *mm,
+				 struct pm_policy_pass *pass);
 int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 			     unsigned long end, unsigned long *resume,
-			     struct path *file);
-long pm_shim_policy_file(const struct path *file, struct pm_policy_pass *pass,
+			     struct pm_file *file);
+long pm_shim_policy_file(const struct pm_file *file, struct pm_policy_pass *pass,
 			 unsigned long *resume);
 unsigned long pm_shim_policy_cookie(void);
 
@@ -49,7 +55,7 @@ int pm_mm_read_lock(struct mm_struct *mm);
 void pm_mm_read_unlock(struct mm_struct *mm);
 int pm_mm_write_lock(struct mm_struct *mm);
 void pm_mm_write_unlock(struct mm_struct *mm);
-void pm_file_get(const struct file *file, struct path *held);
+void pm_file_get(const struct file *file, struct pm_file *held);
 
 /* The Rust half. Called under spinlocks. Return: whether anything changed. */
 bool page_migrate_edit_policy(void *editor, struct pm_policy *policy);

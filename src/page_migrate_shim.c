@@ -8,10 +8,12 @@
  */
 #define pr_fmt(fmt) "page_migrate: " fmt
 
+#include <linux/buffer_head.h>
 #include <linux/capability.h>
 #include <linux/cpuset.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
+#include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/leafops.h>
 #include <linux/magic.h>
@@ -29,13 +31,23 @@
 #include <linux/pid.h>
 #include <linux/ptrace.h>
 #include <linux/rmap.h>
+#include <linux/secretmem.h>
+#include <linux/security.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/static_call.h>
+#include <linux/swap.h>
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
+
+/* Where Linux 7.3 declares lru_add_drain() and drain_all_pages(). */
+#include <../mm/internal.h>
+#if __has_include(<../mm/page_alloc.h>)
+#include <../mm/page_alloc.h>
+#endif
 
 #include "page_migrate_policy.h"
 #include "page_migrate_shim.h"
@@ -46,57 +58,50 @@
 /* Places without a page table that cost as much as one of these steps. */
 #define PM_WALK_HOLES	256
 
-/* Kernels for real time are built without transparent huge pages. */
+/*
+ * What the shim binds, by name. The types are those of the kernel's own
+ * declarations, so that a kernel whose function has other arguments does not
+ * build. Kernels for real time are built without transparent huge pages.
+ */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define PM_SYMBOLS_THP(X)						       \
-	X(__pmd_trans_huge_lock, spinlock_t *,				       \
-	  (pmd_t *, struct vm_area_struct *))				       \
-	X(vm_normal_folio_pmd, struct folio *,				       \
-	  (struct vm_area_struct *, unsigned long, pmd_t))
+	X(__pmd_trans_huge_lock)					       \
+	X(vm_normal_folio_pmd)
 #else
 #define PM_SYMBOLS_THP(X)
 #endif
 
 #define PM_SYMBOLS(X)							       \
 	PM_SYMBOLS_THP(X)						       \
-	X(__mpol_put, void, (struct mempolicy *))			       \
-	X(alloc_hugetlb_folio_nodemask, struct folio *,			       \
-	  (struct hstate *, int, nodemask_t *, gfp_t, bool))		       \
-	X(cpuset_mems_allowed, nodemask_t, (struct task_struct *))	       \
-	X(drain_all_pages, void, (struct zone *))			       \
-	X(isolate_folio_to_list, bool, (struct folio *, struct list_head *))   \
-	X(lru_add_drain, void, (void))					       \
-	X(lru_add_drain_all, void, (void))				       \
-	X(migrate_pages, int,						       \
-	  (struct list_head *, new_folio_t, free_folio_t, unsigned long,       \
-	   enum migrate_mode, enum migrate_reason, unsigned int *))	       \
-	X(pidfd_get_pid, struct pid *, (unsigned int, unsigned int *))	       \
-	X(pte_offset_map_lock, pte_t *,					       \
-	  (struct mm_struct *, pmd_t *, unsigned long, spinlock_t **))	       \
-	X(ptrace_may_access, bool, (struct task_struct *, unsigned int))       \
-	X(putback_movable_pages, void, (struct list_head *))		       \
-	X(security_task_movememory, int, (struct task_struct *))	       \
-	X(size_to_hstate, struct hstate *, (unsigned long))		       \
-	X(vm_normal_folio, struct folio *,				       \
-	  (struct vm_area_struct *, unsigned long, pte_t))		       \
-	X(vma_is_secretmem, bool, (struct vm_area_struct *))		       \
-	X(vma_migratable, bool, (struct vm_area_struct *))		       \
-	X(walk_page_range, int,						       \
-	  (struct mm_struct *, unsigned long, unsigned long,		       \
-	   const struct mm_walk_ops *, void *))
+	X(__mpol_put)							       \
+	X(alloc_hugetlb_folio_nodemask)					       \
+	X(cpuset_mems_allowed)						       \
+	X(drain_all_pages)						       \
+	X(huge_pte_alloc)						       \
+	X(hugetlb_vma_lock_read)					       \
+	X(hugetlb_vma_unlock_read)					       \
+	X(isolate_folio_to_list)					       \
+	X(lru_add_drain)						       \
+	X(lru_add_drain_all)						       \
+	X(migrate_pages)						       \
+	X(pidfd_get_pid)						       \
+	X(pte_offset_map_lock)						       \
+	X(ptrace_may_access)						       \
+	X(putback_movable_pages)					       \
+	X(security_task_movememory)					       \
+	X(size_to_hstate)						       \
+	X(vm_normal_folio)						       \
+	X(vma_is_secretmem)						       \
+	X(vma_migratable)						       \
+	X(walk_page_range)
 
-#define PM_DECLARE(name, ret, args)					       \
-	typedef ret pm_fn_##name args;					       \
-	extern ret pm_ref_##name args;					       \
-	DEFINE_STATIC_CALL_NULL(pm_call_##name, pm_ref_##name);
+#define PM_DECLARE(name) DEFINE_STATIC_CALL_NULL(pm_call_##name, name);
 PM_SYMBOLS(PM_DECLARE)
 
 #define pm_call(name)	static_call(pm_call_##name)
 
 /* The one that finds the others. */
-typedef unsigned long pm_fn_lookup(const char *name);
-extern unsigned long pm_ref_lookup(const char *name);
-DEFINE_STATIC_CALL_NULL(pm_call_lookup, pm_ref_lookup);
+DEFINE_STATIC_CALL_NULL(pm_call_lookup, kallsyms_lookup_name);
 
 static noinline unsigned long pm_find(const char *name)
 {
@@ -128,14 +133,15 @@ int pm_shim_bind(void)
 	 * Where indirect branches are tracked, the probe stands behind the mark
 	 * that such branches must land on: only a direct call gets there.
 	 */
-	static_call_update(pm_call_lookup, (pm_fn_lookup *)probe.addr);
+	static_call_update(pm_call_lookup,
+			   (typeof(&kallsyms_lookup_name))probe.addr);
 	unregister_kprobe(&probe);
 
-#define PM_BIND(name, ret, args)					       \
+#define PM_BIND(name)							       \
 	addr = pm_find(#name);						       \
 	if (!addr)							       \
 		return -ENOENT;						       \
-	static_call_update(pm_call_##name, (pm_fn_##name *)addr);
+	static_call_update(pm_call_##name, (typeof(&(name)))addr);
 	PM_SYMBOLS(PM_BIND)
 	return 0;
 }
@@ -153,6 +159,26 @@ bool pm_shim_self_ranges_only(void)
 void pm_mpol_put(struct mempolicy *pol)
 {
 	pm_call(__mpol_put)(pol);
+}
+
+/*
+ * Wait for a lock whose holder may wait for a server. A signal ends that; but a
+ * caller that is interrupted all the time gets half a second each time, or it
+ * would get nowhere.
+ */
+static int pm_down_read(struct rw_semaphore *sem)
+{
+	unsigned long end = jiffies + HZ / 2;
+
+	if (!down_read_interruptible(sem))
+		return 0;
+	while (!down_read_trylock(sem)) {
+		if (time_after(jiffies, end) || schedule_timeout_killable(1))
+			return -EINTR;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
 }
 
 /**
@@ -195,22 +221,31 @@ struct task_struct *pm_shim_task_by_pidfd(int pidfd)
 	return task ?: ERR_PTR(-ESRCH);
 }
 
+static bool pm_task_uses(struct task_struct *task, const struct mm_struct *mm)
+{
+	const struct mm_struct *its = READ_ONCE(task->mm);
+
+	return its && (!mm || its == mm);
+}
+
 /**
  * pm_shim_task_alive() - find a thread of the process that still has memory
  * @task: any thread of it, dead or alive; preferred if it has memory
+ * @mm: the memory that it must have, or NULL for any
  *
- * Return: the thread with a reference, or NULL if all are gone.
+ * Return: the thread with a reference, or NULL if there is none.
  */
-struct task_struct *pm_shim_task_alive(struct task_struct *task)
+struct task_struct *pm_shim_task_alive(struct task_struct *task,
+				       const struct mm_struct *mm)
 {
 	struct task_struct *thread, *found = NULL;
 
 	rcu_read_lock();
-	if (READ_ONCE(task->mm)) {
+	if (pm_task_uses(task, mm)) {
 		found = get_task_struct(task);
 	} else if (pid_alive(task)) {
 		for_each_thread(task, thread) {
-			if (!READ_ONCE(thread->mm))
+			if (!pm_task_uses(thread, mm))
 				continue;
 			found = get_task_struct(thread);
 			break;
@@ -225,16 +260,21 @@ bool pm_shim_task_is_kernel(struct task_struct *task)
 	return task->flags & PF_KTHREAD;
 }
 
-/* Whether the whole process has exited or has been told to. */
+/*
+ * Whether the whole process has exited or has been told to. One that dumps core
+ * has been told to, and keeps its memory until the dump has been written.
+ */
 bool pm_shim_task_is_dead(struct task_struct *task)
 {
-	return (READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT) ||
-	       !atomic_read(&task->signal->live);
+	if (!atomic_read(&task->signal->live))
+		return true;
+	return (READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT) &&
+	       !READ_ONCE(task->signal->core_state);
 }
 
 int pm_shim_task_lock_exec(struct task_struct *task)
 {
-	return down_read_killable(&task->signal->exec_update_lock);
+	return pm_down_read(&task->signal->exec_update_lock);
 }
 
 void pm_shim_task_unlock_exec(struct task_struct *task)
@@ -324,7 +364,7 @@ static int pm_mm_lock(struct mm_struct *mm, bool write)
 {
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
-	if (write ? mmap_write_lock_killable(mm) : mmap_read_lock_killable(mm)) {
+	if (write ? mmap_write_lock_killable(mm) : pm_down_read(&mm->mmap_lock)) {
 		mmput_async(mm);
 		return -EINTR;
 	}
@@ -356,17 +396,31 @@ void pm_mm_write_unlock(struct mm_struct *mm)
 /*
  * A file is held by its path. The open file would be held back from its last
  * close, which drops locks and leases, and lets the file be executed.
+ *
+ * File systems that are stacked on others, or share pages among their files, map
+ * another file than the one that was opened.
  */
-void pm_file_get(const struct file *file, struct path *held)
+void pm_file_get(const struct file *file, struct pm_file *held)
 {
-	*held = file->f_path;
-	path_get(held);
+	held->path = *file_user_path(file);
+	held->pages = file->f_path;
+	held->opener = get_cred(file->f_cred);
+	path_get(&held->path);
+	path_get(&held->pages);
 }
 
-/* A FUSE server may never answer, and some waits for it nothing ends. */
-static bool pm_inode_is_fuse(struct inode *inode)
+/*
+ * Whether a server answers for the pages of a file: it may never do so, and
+ * whoever waits for it may hold their locks. fuseblk has a device, and a server.
+ */
+static bool pm_inode_is_served(const struct inode *inode)
 {
-	return inode->i_sb->s_magic == FUSE_SUPER_MAGIC;
+	const struct super_block *sb = inode->i_sb;
+
+	return !shmem_mapping(inode->i_mapping) &&
+	       sb->s_magic != HUGETLBFS_MAGIC &&
+	       (!(sb->s_type->fs_flags & FS_REQUIRES_DEV) ||
+		sb->s_magic == FUSE_SUPER_MAGIC);
 }
 
 /* One walk under one hold of mmap_lock. */
@@ -375,7 +429,7 @@ struct pm_walk_state {
 	void *sink;
 	unsigned int steps;
 	unsigned int holes;
-	u32 folio_flags;
+	u32 file_flags;		/* facts about the pages of the VMA's file */
 };
 
 /*
@@ -395,14 +449,6 @@ static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
 	return 1;
 }
 
-/* A mapping may be large and empty, and its pages may be looked for one by one. */
-static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
-			struct mm_walk *mw)
-{
-	struct pm_walk_state *st = mw->private;
-
-	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
-}
 
 static bool pm_folio_is_pinned(struct folio *folio)
 {
@@ -452,7 +498,9 @@ static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 	struct pm_walk_state *st = mw->private;
 	struct pm_folio facts;
 
-	pm_folio_facts(&facts, folio, flags | st->folio_flags);
+	if (!folio_test_anon(folio))
+		flags |= st->file_flags;
+	pm_folio_facts(&facts, folio, flags);
 	facts.index = index;
 	facts.mapped = mapped;
 	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
@@ -596,6 +644,55 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 	return stop ?: pm_walk_pause(mw, end);
 }
 
+/*
+ * Processes that map the same huge pages may share the page table. To move one of
+ * its pages, the kernel takes the table away from all of them but one, and with it
+ * the other pages, until they are touched. They are still mapped as far as their
+ * process can tell: have the table back, as a page fault would.
+ *
+ * Return: the entry of @addr, or NULL.
+ */
+static pte_t *pm_walk_share_again(struct mm_walk *mw, unsigned long addr)
+{
+	struct vm_area_struct *vma = mw->vma;
+	unsigned long first = addr & PUD_MASK;
+	loff_t pos;
+
+	if (!(vma->vm_flags & VM_MAYSHARE) || huge_page_size(hstate_vma(vma)) != PMD_SIZE ||
+	    first < vma->vm_start || vma->vm_end - first < PUD_SIZE)
+		return NULL;
+	/* Where the file has no pages there is no table worth having. */
+	pos = (loff_t)linear_page_index(vma, first) << PAGE_SHIFT;
+	if (!filemap_range_has_page(vma->vm_file->f_mapping, pos,
+				    pos + PUD_SIZE - 1))
+		return NULL;
+	return pm_call(huge_pte_alloc)(mw->mm, vma, addr, PMD_SIZE);
+}
+
+/* A mapping may be large and empty, and its pages may be looked for one by one. */
+static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
+			struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+
+	if (mw->vma && is_vm_hugetlb_page(mw->vma)) {
+		pte_t *pte = pm_walk_share_again(mw, addr & PMD_MASK);
+
+		if (pte)
+			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
+	}
+	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
+}
+
+/* Huge pages of a device are not the process's, and to walk them would split them. */
+static int pm_walk_pud(pud_t *pud, unsigned long addr, unsigned long end,
+		       struct mm_walk *mw)
+{
+	if (pud_leaf(pudp_get(pud)))
+		mw->action = ACTION_CONTINUE;
+	return 0;
+}
+
 static void pm_inode_facts(struct pm_inode *out, const struct inode *inode)
 {
 	out->at = (unsigned long)inode;
@@ -620,30 +717,36 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	if ((vma->vm_flags & (VM_IO | VM_PFNMAP)) ||
 	    (!vma->vm_file && vma->vm_ops))
 		return 1;
-	/* To walk its huge mappings would split them. */
-	if (vma_is_dax(vma))
-		return 1;
-	st->folio_flags = 0;
+	/*
+	 * Private copies in a mapping are anonymous memory, which can move
+	 * wherever it is mapped.
+	 */
+	st->file_flags = 0;
 	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
-		st->folio_flags = PM_FOLIO_UNMOVABLE;
+		st->file_flags = PM_FOLIO_UNMOVABLE;
 	if (vma->vm_file) {
-		struct inode *inode = file_inode(vma->vm_file);
+		const struct inode *inode = file_inode(vma->vm_file);
 
 		/* guest_memfd: what the kernel itself may not read. */
 		if (mapping_inaccessible(vma->vm_file->f_mapping))
-			st->folio_flags = PM_FOLIO_UNMOVABLE;
-		if (pm_inode_is_fuse(inode))
-			facts.flags |= PM_VMA_FUSE;
+			st->file_flags = PM_FOLIO_UNMOVABLE;
+		if (pm_inode_is_served(inode))
+			facts.flags |= PM_VMA_SERVED | PM_VMA_HOLDS;
+		else if (inode->i_mapping->a_ops->migrate_folio ==
+			 buffer_migrate_folio_norefs)
+			facts.flags |= PM_VMA_HOLDS;
 		/*
 		 * Where there are no attributes there is no mark. Nor would a
 		 * path keep every such file: guest_memfd's is from a module
 		 * that only an open file holds.
 		 */
+		inode = file_user_inode(vma->vm_file);
 		if (inode->i_opflags & IOP_XATTR)
 			pm_inode_facts(&facts.file, inode);
 	}
 	if (vma->vm_flags & VM_WRITE)
 		facts.flags |= PM_VMA_WRITE;
+	facts.start = vma->vm_start;
 
 	switch (page_migrate_walk_vma(st->sink, &facts)) {
 	case PM_STEP_ON:
@@ -658,6 +761,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 }
 
 static const struct mm_walk_ops pm_walk_ops = {
+	.pud_entry	= pm_walk_pud,
 	.pmd_entry	= pm_walk_pmd,
 	.pte_hole	= pm_walk_hole,
 	.hugetlb_entry	= pm_walk_hugetlb,
@@ -684,7 +788,7 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	struct pm_walk_state st = { .walk = walk, .sink = sink };
 	int stopped;
 
-	walk->file = (struct path){};
+	walk->file = (struct pm_file){};
 	walk->resume = start;
 	stopped = pm_mm_read_lock(mm);
 	if (stopped)
@@ -692,19 +796,33 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	walk->resume = end;
 	stopped = pm_call(walk_page_range)(mm, start, end, &pm_walk_ops, &st);
 	pm_mm_read_unlock(mm);
-	if (walk->file.dentry)
+	if (walk->file.opener)
 		return PM_END_FILE;
 	return stopped ? PM_END_STOP : PM_END_RANGE;
 }
 
-void pm_shim_file_inode(const struct path *file, struct pm_inode *out)
+void pm_shim_file_inode(const struct pm_file *file, struct pm_inode *out)
 {
-	pm_inode_facts(out, d_inode(file->dentry));
+	pm_inode_facts(out, d_inode(file->path.dentry));
 }
 
-void pm_shim_file_put(const struct path *file)
+void pm_shim_file_asked(const struct pm_file *file, struct pm_asked *out)
 {
-	path_put(file);
+	out->dev = d_inode(file->path.dentry)->i_sb->s_dev;
+	out->uid = from_kuid(&init_user_ns, file->opener->uid);
+}
+
+/* Whether nobody has to be waited for to read its attributes. */
+bool pm_shim_file_is_in_memory(const struct pm_file *file)
+{
+	return shmem_mapping(d_inode(file->path.dentry)->i_mapping);
+}
+
+void pm_shim_file_put(struct pm_file *file)
+{
+	path_put(&file->path);
+	path_put(&file->pages);
+	put_cred(file->opener);
 }
 
 /**
@@ -714,27 +832,62 @@ void pm_shim_file_put(const struct path *file)
  * @value: out
  * @size: size of @value in bytes
  *
- * May sleep for as long as the file system likes: hold no lock. A FUSE server
- * is asked only if the caller is one of those whom FUSE lets ask it.
+ * May sleep for as long as the file system likes: hold no lock. A server sees
+ * the one who opened the file, who could read it.
  *
  * Return: bytes read, or an errno; -ERANGE if the value is larger than @size.
  */
-ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
+ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 			   void *value, size_t size)
 {
-	struct inode *inode = d_inode(file->dentry);
+	struct dentry *dentry = file->path.dentry;
+	const struct cred *before = override_creds(file->opener);
+	ssize_t len;
+
+	len = __vfs_getxattr(dentry, d_inode(dentry), name, value, size);
+	revert_creds(before);
+	return len;
+}
+
+/**
+ * pm_shim_file_write_back() - have a file's dirty pages written
+ * @file: the file, held
+ *
+ * Starts it where a server has to answer, which may then be waited for only
+ * where many writes are under way. Waits for a disk.
+ */
+void pm_shim_file_write_back(const struct pm_file *file)
+{
+	struct inode *inode = d_inode(file->pages.dentry);
+
+	write_inode_now(inode, !pm_inode_is_served(inode));
+}
+
+/**
+ * pm_shim_mm_file_at() - find the file that is mapped at an address
+ * @mm: address space
+ * @addr: the address
+ * @file: out: held, or empty
+ *
+ * Return: 0, -ESRCH if the address space is no longer in use, or -EINTR if a
+ * signal came.
+ */
+int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
+		       struct pm_file *file)
+{
+	struct vm_area_struct *vma;
 	int err;
 
-	/*
-	 * FUSE lets nobody ask a server but those who chose to trust it, and
-	 * checks that with the permissions.
-	 */
-	if (pm_inode_is_fuse(inode)) {
-		err = inode_permission(mnt_idmap(file->mnt), inode, 0);
-		if (err)
-			return err == -EACCES ? -EOPNOTSUPP : err;
-	}
-	return __vfs_getxattr(file->dentry, inode, name, value, size);
+	*file = (struct pm_file){};
+	err = pm_mm_read_lock(mm);
+	if (err)
+		return err;
+	vma = find_vma(mm, addr);
+	if (vma && vma->vm_start <= addr && vma->vm_file &&
+	    file_inode(vma->vm_file)->i_opflags & IOP_XATTR)
+		pm_file_get(vma->vm_file, file);
+	pm_mm_read_unlock(mm);
+	return 0;
 }
 
 unsigned int pm_shim_nr_nodes(void)
@@ -799,10 +952,17 @@ bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 			struct pm_folio *out)
 {
 	struct folio *folio = list_first_entry_or_null(from, struct folio, lru);
+	u32 flags = 0;
 
 	if (!folio)
 		return false;
-	pm_folio_facts(out, folio, 0);
+	if (folio_ref_count(folio) == 1)
+		flags |= PM_FOLIO_FREED;
+	if (!folio_test_anon(folio) &&
+	    (folio_test_dirty(folio) || folio_test_writeback(folio) ||
+	     folio_test_private(folio)))
+		flags |= PM_FOLIO_UNWRITTEN;
+	pm_folio_facts(out, folio, flags);
 	out->index = 0;
 	out->mapped = 0;
 	list_move_tail(&folio->lru, to);
@@ -843,20 +1003,20 @@ int pm_shim_folio_isolate(struct folio *folio, struct list_head *list)
 
 /**
  * pm_shim_folio_alloc() - allocate a folio on one node and no other
- * @src: the folio that it is to replace
  * @nid: the node
- * @order: order of the folio; that of @src or less
+ * @order: order of the folio
+ * @hugetlb: from the pool of huge pages of this size
  * @effort: how hard to try; never the OOM killer
  *
  * Return: the folio with a reference, or NULL.
  */
-struct folio *pm_shim_folio_alloc(struct folio *src, unsigned int nid,
-				  unsigned int order, enum pm_effort effort)
+struct folio *pm_shim_folio_alloc(unsigned int nid, unsigned int order,
+				  bool hugetlb, enum pm_effort effort)
 {
 	gfp_t gfp = __GFP_THISNODE | __GFP_NOWARN | __GFP_NORETRY;
 
-	if (folio_test_hugetlb(src)) {
-		struct hstate *h = pm_call(size_to_hstate)(folio_size(src));
+	if (hugetlb) {
+		struct hstate *h = pm_call(size_to_hstate)(PAGE_SIZE << order);
 
 		/* Gigantic pages come from the pool, not from movable zones. */
 		gfp |= __GFP_COMP;
@@ -955,10 +1115,21 @@ void pm_shim_drain_lru(void)
 	pm_call(lru_add_drain_all)();
 }
 
-/* Give free pages that CPUs keep for themselves back to their nodes. */
-void pm_shim_drain_free(void)
+/**
+ * pm_shim_drain_free() - give free pages that CPUs keep for themselves back
+ * @nid: the node
+ *
+ * For all zones at once drain_all_pages() does nothing while another such drain
+ * is at work. For a zone it waits for its turn.
+ */
+void pm_shim_drain_free(unsigned int nid)
 {
-	pm_call(drain_all_pages)(NULL);
+	for (int i = 0; i < MAX_NR_ZONES; i++) {
+		struct zone *zone = &NODE_DATA(nid)->node_zones[i];
+
+		if (populated_zone(zone))
+			pm_call(drain_all_pages)(zone);
+	}
 }
 
 void pm_shim_turn_init(struct mutex *lock)

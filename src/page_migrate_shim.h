@@ -10,6 +10,7 @@
 #include <linux/path.h>
 #include <linux/types.h>
 
+struct cred;
 struct file;
 struct folio;
 struct inode;
@@ -20,7 +21,8 @@ struct task_struct;
 
 /* Facts about a VMA that the walk enters. */
 #define PM_VMA_WRITE		1U	/* the mapping may be written to */
-#define PM_VMA_FUSE		2U	/* a FUSE server answers for the file */
+#define PM_VMA_SERVED		2U	/* a server answers for its file's pages */
+#define PM_VMA_HOLDS		4U	/* its file system holds pages until they are written */
 
 /* What tells a file from others, also from one that gets its place in memory. */
 struct pm_inode {
@@ -30,8 +32,37 @@ struct pm_inode {
 	u32 dev;
 };
 
+/* A mapped file, held. */
+struct pm_file {
+	struct path path;		/* the file that the user opened */
+	struct path pages;		/* the one whose pages are mapped */
+	const struct cred *opener;	/* who opened it */
+};
+
+/* What a helper's job may have to wait for. */
+enum pm_wait {
+	PM_WAIT_MARK,			/* the attributes of a file */
+	PM_WAIT_WRITE,			/* the dirty pages of a file */
+	PM_WAIT_POLICY,			/* a VMA, or other tasks */
+};
+
+/* And of whom. */
+struct pm_asked {
+	enum pm_wait wait;
+	u32 dev;			/* the file system's device, if any */
+	u32 uid;			/* who opened the file */
+};
+
+/* Helpers that wait for an answer that may never come. */
+struct pm_lost {
+	u32 of_device;			/* for the same from the same device */
+	u32 of_user;
+	u32 all;
+};
+
 struct pm_vma {
 	struct pm_inode file;		/* none for anonymous memory */
+	unsigned long start;		/* its first address */
 	u32 flags;			/* PM_VMA_* */
 };
 
@@ -43,6 +74,8 @@ struct pm_vma {
 #define PM_FOLIO_PINNED		16U	/* pinned for DMA */
 #define PM_FOLIO_UNMOVABLE	32U	/* can never be moved */
 #define PM_FOLIO_MIGRATING	64U	/* being moved by somebody else: no folio */
+#define PM_FOLIO_FREED		128U	/* isolated, and no longer in use */
+#define PM_FOLIO_UNWRITTEN	256U	/* its file system has yet to write it */
 
 struct pm_folio {
 	struct folio *folio;		/* NULL with PM_FOLIO_MIGRATING */
@@ -70,7 +103,7 @@ enum pm_end {
 
 struct pm_walk {
 	unsigned long resume;		/* out: where to go on */
-	struct path file;		/* out: with PM_END_FILE, held */
+	struct pm_file file;		/* out: with PM_END_FILE, held */
 };
 
 /* Node facts. */
@@ -92,7 +125,8 @@ bool pm_shim_self_ranges_only(void);
 
 struct task_struct *pm_shim_task_by_pid(pid_t pid);
 struct task_struct *pm_shim_task_by_pidfd(int pidfd);
-struct task_struct *pm_shim_task_alive(struct task_struct *task);
+struct task_struct *pm_shim_task_alive(struct task_struct *task,
+				       const struct mm_struct *mm);
 bool pm_shim_task_is_kernel(struct task_struct *task);
 bool pm_shim_task_is_dead(struct task_struct *task);
 int pm_shim_task_lock_exec(struct task_struct *task);
@@ -111,10 +145,15 @@ bool pm_shim_mm_is_gone(struct mm_struct *mm);
 int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 		    unsigned long end, void *sink, struct pm_walk *walk);
 
-void pm_shim_file_inode(const struct path *file, struct pm_inode *out);
-void pm_shim_file_put(const struct path *file);
-ssize_t pm_shim_file_xattr(const struct path *file, const char *name,
+void pm_shim_file_inode(const struct pm_file *file, struct pm_inode *out);
+void pm_shim_file_asked(const struct pm_file *file, struct pm_asked *out);
+bool pm_shim_file_is_in_memory(const struct pm_file *file);
+void pm_shim_file_put(struct pm_file *file);
+ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 			   void *value, size_t size);
+void pm_shim_file_write_back(const struct pm_file *file);
+int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
+		       struct pm_file *file);
 
 unsigned int pm_shim_nr_nodes(void);
 unsigned int pm_shim_node_state(unsigned int nid);
@@ -129,8 +168,8 @@ bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 void pm_shim_list_put_back(struct list_head *list);
 void pm_shim_list_splice(struct list_head *from, struct list_head *to);
 int pm_shim_folio_isolate(struct folio *folio, struct list_head *list);
-struct folio *pm_shim_folio_alloc(struct folio *src, unsigned int nid,
-				  unsigned int order, enum pm_effort effort);
+struct folio *pm_shim_folio_alloc(unsigned int nid, unsigned int order,
+				  bool hugetlb, enum pm_effort effort);
 unsigned long pm_shim_folio_pfn(struct folio *folio);
 unsigned long pm_shim_folio_nr_pages(struct folio *folio);
 unsigned int pm_shim_folio_order(struct folio *folio);
@@ -140,11 +179,19 @@ void pm_shim_folio_put(struct folio *folio);
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait);
 void *pm_shim_zalloc(size_t size);
 void pm_shim_drain_lru(void);
-void pm_shim_drain_free(void);
+void pm_shim_drain_free(unsigned int nid);
 
 void pm_shim_turn_init(struct mutex *lock);
 int pm_shim_turn_take(struct mutex *lock);
 void pm_shim_turn_give(struct mutex *lock);
+
+struct pm_helper;
+struct pm_helper *pm_shim_helper_start(const char *name);
+void *pm_shim_helper_end(struct pm_helper *helper);
+int pm_shim_helper_run(struct pm_helper *helper, void *job,
+		       unsigned int patience, unsigned int last,
+		       const struct pm_asked *asked);
+void pm_shim_helpers_lost(const struct pm_asked *asked, struct pm_lost *out);
 
 int pm_shim_workers_start(void);
 void pm_shim_workers_stop(void);
@@ -159,5 +206,6 @@ enum pm_step page_migrate_walk_folio(void *sink, const struct pm_folio *folio);
 struct folio *page_migrate_new_folio(void *mover, struct folio *src);
 void page_migrate_free_folio(void *mover, struct folio *dst);
 void page_migrate_run(void *job);
+void page_migrate_help(void *job);
 
 #endif /* _PAGE_MIGRATE_SHIM_H */

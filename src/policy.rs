@@ -8,11 +8,22 @@
 use kernel::{
     prelude::*,
     rbtree::RBTree,
+    str::CString,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
     task::Task, //
 };
 
 use crate::shim::{
     file::InodeId,
+    helper::{
+        Ended,
+        Helper,
+        Patience,
+        Wait, //
+    },
     mm::UserMm,
     node::{
         self,
@@ -83,7 +94,7 @@ impl Renaming {
 }
 
 impl Editor for Renaming {
-    fn edit(&mut self, policy: &mut Policy<'_>) -> bool {
+    fn edit(&self, policy: &mut Policy<'_>) -> bool {
         let mut changed = false;
         for mask in policy.masks() {
             changed |= self.rename(mask);
@@ -106,9 +117,36 @@ pub(crate) struct Scope<'a> {
     pub(crate) mm: &'a UserMm,
     /// The VMAs that lie wholly in here.
     pub(crate) range: core::ops::Range<usize>,
-    /// The process whose threads' policies are rewritten, too.
-    pub(crate) task: Option<&'a Task>,
+    /// A thread of the process.
+    pub(crate) task: &'a ARef<Task>,
+    /// The policies of its threads are rewritten, too.
+    pub(crate) threads: bool,
+    /// The shared policies of files are rewritten, too.
+    pub(crate) files: bool,
 }
+
+/// One pass over the policies of a process.
+struct Rewrite<'a> {
+    scope: &'a Scope<'a>,
+    renaming: Arc<Renaming>,
+    manner: Manner,
+    helper: Option<Helper>,
+}
+
+/// How long a VMA is waited for, with mmap_lock held for writing: the target cannot map memory then.
+const VMA_PATIENCE: Patience = Patience {
+    first: 200,
+    last: 5000,
+};
+
+/// How long other tasks are waited for to pass through the scheduler.
+const STAGE_PATIENCE: Patience = Patience {
+    first: 10_000,
+    last: 100,
+};
+
+/// How often a VMA is tried that cannot be locked.
+const VMA_TRIES: u32 = 3;
 
 /// Rewrites the policies of `scope` by `map`. Adds to `total` how many have changed, or would change
 /// with `dry_run`; errors leave it as far as it got.
@@ -127,54 +165,158 @@ pub(crate) fn rewrite(
     allowed: impl Fn(usize) -> bool,
     total: &mut u64,
 ) -> Result {
-    let mut renaming = Renaming::new(map)?;
+    let renaming = Arc::new(Renaming::new(map)?, GFP_KERNEL)?;
     let manner = Manner {
         cookie,
         dry_run,
         // A cpuset whose nodes only change places among themselves will not be narrowed.
         detach: !renaming.keeps(allowed),
     };
-    let core::ops::Range { start, end } = scope.range;
-
-    let mut steps = Steps(0);
-    let mut at = start;
-    while at < end {
-        let (changed, resume) =
-            policy::rewrite_vmas(scope.mm, start, end, at, manner, &mut renaming)?;
-        *total = total.saturating_add(changed);
-        at = resume;
-        steps.pause()?;
-    }
-    let mut files: RBTree<InodeId, ()> = RBTree::new();
-    let mut known = 0;
-    steps = Steps(0);
-    at = start;
-    while at < end {
-        let (file, resume) = policy::next_file(scope.mm, start, end, at)?;
-        if let Some(file) = file.filter(|file| files.get(&file.inode()).is_none()) {
-            let mut page = Some(0);
-            while let Some(at) = page {
-                let (changed, resume) = policy::rewrite_file(&file, at, manner, &mut renaming)?;
-                *total = total.saturating_add(changed);
-                page = resume;
-                pause(changed > 0 && !dry_run && page.is_some())?;
-            }
-            // What is done is found done, so that to forget it costs time; a dry run counts it again.
-            if known >= MANY {
-                files = RBTree::new();
-                known = 0;
-            }
-            known = known.saturating_add(1);
-            files.try_create_and_insert(file.inode(), (), GFP_KERNEL_ACCOUNT)?;
+    let mut rewrite = Rewrite {
+        scope,
+        renaming,
+        manner,
+        helper: None,
+    };
+    // What could not be locked is not done, and is found again.
+    for _ in 0..VMA_TRIES {
+        if !rewrite.vmas(total)? {
+            break;
         }
-        at = resume;
-        steps.pause()?;
     }
-    if let Some(task) = scope.task {
-        let changed = policy::rewrite_tasks(task, scope.mm, manner, &mut renaming)?;
-        *total = total.saturating_add(changed);
+    if scope.files {
+        rewrite.files(total)?;
+    }
+    if scope.threads {
+        rewrite.threads(total)?;
     }
     Ok(())
+}
+
+impl Rewrite<'_> {
+    /// Rewrites the policies of VMAs. Returns whether one could not be locked.
+    fn vmas(&mut self, total: &mut u64) -> Result<bool> {
+        let core::ops::Range { start, end } = self.scope.range;
+        let mut skipped = false;
+        let mut steps = Steps(0);
+        let mut at = start;
+        while at < end {
+            // Writers stop every page fault: only where there is something to do.
+            let (found, resume) =
+                policy::vma_ahead(self.scope.mm, start, end, at, self.manner, &*self.renaming)?;
+            at = resume;
+            if found {
+                let (resume, late) = self.some_vmas(at, total)?;
+                skipped |= late;
+                at = resume;
+            }
+            steps.pause()?;
+        }
+        Ok(skipped)
+    }
+
+    /// Rewrites the policies of some VMAs from `at` on. Returns where to go on, and whether a VMA had
+    /// to be left out.
+    fn some_vmas(&mut self, at: usize, total: &mut u64) -> Result<(usize, bool)> {
+        let core::ops::Range { start, end } = self.scope.range;
+        let (mm, renaming, manner) = (self.scope.mm.clone(), self.renaming.clone(), self.manner);
+        let work = move || policy::rewrite_vmas(&mm, start, end, at, manner, &*renaming);
+        let ended = if manner.dry_run {
+            Ended::Done(work())
+        } else {
+            self.help(VMA_PATIENCE, work)?
+        };
+        let (done, late, interrupted) = match ended {
+            Ended::Done(done) => (Some(done), false, false),
+            // The helper gave up the VMA that it waited for, or had not begun.
+            Ended::Late(done) => (done, true, false),
+            Ended::Interrupted(done) => (done, true, true),
+        };
+        let (changed, resume) = match done {
+            Some(Ok(done)) => done,
+            Some(Err(e)) if !late => return Err(e),
+            _ => (0, end),
+        };
+        *total = total.saturating_add(changed);
+        if interrupted {
+            return Err(EINTR);
+        }
+        Ok((resume, late))
+    }
+
+    /// Rewrites the shared policies of the files that are mapped.
+    fn files(&mut self, total: &mut u64) -> Result {
+        let core::ops::Range { start, end } = self.scope.range;
+        let mut files: RBTree<InodeId, ()> = RBTree::new();
+        let mut known = 0;
+        let mut steps = Steps(0);
+        let mut at = start;
+        while at < end {
+            let (file, resume) = policy::next_file(self.scope.mm, start, end, at)?;
+            if let Some(file) = file.filter(|file| files.get(&file.inode()).is_none()) {
+                let mut page = Some(0);
+                while let Some(at) = page {
+                    let (changed, resume) =
+                        policy::rewrite_file(&file, at, self.manner, &*self.renaming)?;
+                    *total = total.saturating_add(changed);
+                    page = resume;
+                    pause(changed > 0 && !self.manner.dry_run && page.is_some())?;
+                }
+                // Forgetting is safe: a rewritten policy is recognised by its cookie, at the cost of
+                // time. Only a dry run counts it again.
+                if known >= MANY {
+                    files = RBTree::new();
+                    known = 0;
+                }
+                known = known.saturating_add(1);
+                files.try_create_and_insert(file.inode(), (), GFP_KERNEL_ACCOUNT)?;
+            }
+            at = resume;
+            steps.pause()?;
+        }
+        Ok(())
+    }
+
+    /// Rewrites the policies of threads.
+    fn threads(&mut self, total: &mut u64) -> Result {
+        let (task, mm) = (self.scope.task, self.scope.mm);
+        let (changed, staged) = policy::rewrite_tasks(task, mm, self.manner, &*self.renaming)?;
+        *total = total.saturating_add(changed);
+        if !staged || self.manner.dry_run {
+            return Ok(());
+        }
+        let (task, mm) = (task.clone(), mm.clone());
+        let (renaming, manner) = (self.renaming.clone(), self.manner);
+        let work = move || policy::rewrite_staged_tasks(&task, &mm, manner, &*renaming);
+        match self.help(STAGE_PATIENCE, work)? {
+            Ended::Done(changed) => {
+                *total = total.saturating_add(changed?);
+                Ok(())
+            }
+            // Who got no answer in time leaves the helper to finish, which it does in any case.
+            Ended::Late(_) => Ok(()),
+            Ended::Interrupted(_) => Err(EINTR),
+        }
+    }
+
+    /// Has `work` done where the caller can stop waiting for it.
+    fn help<T: Send + Unpin + 'static>(
+        &mut self,
+        patience: Patience,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Ended<T>> {
+        let helper = match self.helper.take() {
+            Some(helper) => helper,
+            None => {
+                let pid = task::process_id(self.scope.task);
+                let name = CString::try_from_fmt(fmt!("pm_policy/{pid}"))?;
+                Helper::start(&name)?
+            }
+        };
+        let (helper, ended) = helper.run(patience, &Wait::Policy.for_nobody(), work)?;
+        self.helper = helper;
+        Ok(ended)
+    }
 }
 
 /// As many steps as a process has VMAs, unless the administrator allows more

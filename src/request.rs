@@ -238,7 +238,7 @@ impl Migrate {
         let pairs = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let flags = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let map = Map::new(&self.old, copy(&self.new)?, pairs, flags, |n| {
-            node::facts(n, target.knows(n), target.allows(n))
+            node::facts(n, target.mems().knows(n), target.mems().allows(n))
         })
         .map_err(list_errno)?;
         Ok(Order {

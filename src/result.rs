@@ -23,6 +23,8 @@ pub(crate) enum Reason {
     Unmovable,
     /// No new node has room.
     NoMemory,
+    /// Its process gave it back before it could move.
+    Gone,
 }
 
 /// Counts of one call.
@@ -51,6 +53,7 @@ impl Counts {
             Reason::Pinned => &mut self.0.pinned,
             Reason::Unmovable => &mut self.0.unmovable,
             Reason::NoMemory => &mut self.0.no_memory,
+            Reason::Gone => &mut self.0.gone,
         };
         *count = count.saturating_add(pages);
     }
@@ -66,8 +69,12 @@ impl Counts {
     pub(crate) fn rescued(&mut self, second: &Self) {
         self.moved(second.all_moved(), second.0.moved_fallback);
         self.stay(Reason::AlreadyMoved, second.0.already_moved);
-        // What moved now was without room before.
-        let rest = second.all_moved().saturating_add(second.0.already_moved);
+        self.stay(Reason::Gone, second.0.gone);
+        // What moved now, or was given back, was without room before.
+        let rest = second
+            .all_moved()
+            .saturating_add(second.0.already_moved)
+            .saturating_add(second.0.gone);
         self.0.no_memory = self.0.no_memory.saturating_sub(rest);
     }
 
@@ -127,6 +134,7 @@ impl Counts {
             && self.0.in_place == 0
             && self.0.already_moved == 0
             && self.0.exempt == 0
+            && self.0.gone == 0
             && self.0.policies == 0
     }
 

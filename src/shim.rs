@@ -16,6 +16,7 @@ use crate::bindings;
 
 pub(crate) mod file;
 pub(crate) mod folio;
+pub(crate) mod helper;
 pub(crate) mod mm;
 pub(crate) mod node;
 pub(crate) mod policy;

@@ -29,11 +29,36 @@ pub(crate) enum Who {
 /// How often another thread is looked for, when one exits while it is asked for its memory.
 const TRIES: u32 = 16;
 
+/// What the cpusets say of each node, when they were asked last.
+pub(crate) struct Mems(KVVec<u8>);
+
+impl Mems {
+    fn new(task: &Task) -> Result<Self> {
+        let mut facts = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
+        task::mems(task, &mut facts);
+        Ok(Self(facts))
+    }
+
+    /// Whether the target's cpuset allows a node.
+    pub(crate) fn allows(&self, node: usize) -> bool {
+        self.says(node, task::MEMS_ALLOWED)
+    }
+
+    /// Whether the cpusets know of a node.
+    pub(crate) fn knows(&self, node: usize) -> bool {
+        self.says(node, task::MEMS_KNOWN)
+    }
+
+    fn says(&self, node: usize, fact: u8) -> bool {
+        self.0.get(node).is_some_and(|&facts| facts & fact != 0)
+    }
+}
+
 /// A process that the caller may move.
 pub(crate) struct Target {
     task: ARef<Task>,
     mm: UserMm,
-    mems: KVVec<u8>,
+    mems: Mems,
 }
 
 impl Target {
@@ -57,7 +82,7 @@ impl Target {
         for _ in 0..TRIES {
             // A process outlives its first thread. A kernel thread has no memory, but is checked for
             // permission like any other.
-            let task = match task::alive(&named) {
+            let task = match task::alive(&named, None) {
                 Some(task) => task,
                 None if task::is_kernel(&named) => named.clone(),
                 None => break,
@@ -71,13 +96,12 @@ impl Target {
 
     /// Checks and holds the process of a thread. `None` if that thread has just exited.
     fn hold(task: ARef<Task>) -> Result<Option<Self>> {
-        let mut mems = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
         let steady = Steady::new(&task)?;
         if !steady.caller_may_access() {
             return Err(EPERM);
         }
         steady.caller_may_move().map_err(|_| EPERM)?;
-        steady.mems(&mut mems);
+        let mems = Mems::new(&task)?;
         if task::is_kernel(&task) {
             return Err(EINVAL);
         }
@@ -95,22 +119,24 @@ impl Target {
     }
 
     /// One of its threads.
-    pub(crate) fn task(&self) -> &Task {
+    pub(crate) fn task(&self) -> &ARef<Task> {
         &self.task
     }
 
-    /// Whether its cpuset allows a node.
-    pub(crate) fn allows(&self, node: usize) -> bool {
-        self.mems_say(node, task::MEMS_ALLOWED)
+    /// What the cpusets said of each node when it was found.
+    pub(crate) fn mems(&self) -> &Mems {
+        &self.mems
     }
 
-    /// Whether the cpusets could know of a node when this target's was asked.
-    pub(crate) fn knows(&self, node: usize) -> bool {
-        self.mems_say(node, task::MEMS_KNOWN)
-    }
-
-    fn mems_say(&self, node: usize, fact: u8) -> bool {
-        self.mems.get(node).is_some_and(|&facts| facts & fact != 0)
+    /// Asks the cpusets again, and returns whether one of its threads still uses the address space.
+    ///
+    /// The administrator may narrow the target's cpuset, or move it to another one, at any time.
+    pub(crate) fn reread_mems(&mut self) -> bool {
+        let Some(task) = task::alive(&self.task, Some(&self.mm)) else {
+            return false;
+        };
+        task::mems(&task, &mut self.mems.0);
+        true
     }
 
     /// Whether it has exited since it was found.

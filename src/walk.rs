@@ -48,7 +48,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) lists: Option<&'a mut Lists>,
     pub(crate) batch: &'a mut Batch,
     pub(crate) counts: &'a mut Counts,
-    /// Stop when there are so many pages in the batch.
+    /// Stop when the folios of the batch have so many pages, whether they are mapped here or not: all
+    /// of them are isolated and copied.
     pub(crate) limit: u64,
     /// Stop at a folio that is not on its LRU list yet, to drain.
     pub(crate) may_drain: bool,
@@ -62,12 +63,12 @@ pub(crate) struct Collector<'a> {
     pub(crate) mark: Mark,
     /// That VMA may be written to.
     pub(crate) writable: bool,
-    /// A FUSE server answers for its file.
-    pub(crate) fuse: bool,
+    /// A server answers for the pages of its file.
+    pub(crate) served: bool,
+    /// Its first address, if its file system holds pages until they have been written.
+    pub(crate) holds: Option<usize>,
     /// Do not stop before the next file without a known mark: what is there stays.
     pub(crate) pass_unknown: bool,
-    /// Such a file is where the walk is.
-    pub(crate) unknown: bool,
 }
 
 /// What a last look needs to know, and finds.
@@ -120,7 +121,7 @@ impl Collector<'_> {
             Some(Reason::Shared)
         } else if mapped.is_unmovable() {
             Some(Reason::Unmovable)
-        } else if mapped.is_migrating() || self.unknown {
+        } else if mapped.is_migrating() || self.mark == Mark::Unknown {
             Some(Reason::Busy)
         } else if mapped.is_pinned() {
             Some(Reason::Pinned)
@@ -132,7 +133,7 @@ impl Collector<'_> {
     fn isolate(&mut self, mapped: &Mapped<'_>) -> Result<(), NotIsolated> {
         match &mut self.lists {
             Some(lists) if mapped.is_hugetlb() => mapped.isolate(&mut lists.huge),
-            Some(lists) if self.fuse && !mapped.is_anon() => mapped.isolate(&mut lists.fuse),
+            Some(lists) if self.served && !mapped.is_anon() => mapped.isolate(&mut lists.served),
             Some(lists) => mapped.isolate(&mut lists.plain),
             None => Ok(()),
         }
@@ -142,14 +143,13 @@ impl Collector<'_> {
 impl Visitor for Collector<'_> {
     fn vma(&mut self, vma: &Vma) -> VmaStep {
         self.writable = vma.writable;
-        self.fuse = vma.fuse;
-        self.unknown = false;
+        self.served = vma.served;
+        self.holds = vma.holds;
         match vma.inode.map(|inode| self.marks.get(inode)) {
             None => self.mark = Mark::Migratable,
             Some(Some(mark)) => self.mark = mark,
             Some(None) if core::mem::take(&mut self.pass_unknown) => {
-                self.mark = Mark::Migratable;
-                self.unknown = true;
+                self.mark = Mark::Unknown;
             }
             Some(None) => return VmaStep::UnknownFile,
         }
@@ -184,7 +184,7 @@ impl Visitor for Collector<'_> {
         if let Some(reason) = obstacle {
             return self.stay(mapped, reason);
         }
-        if self.batch.pages() >= self.limit.min(batch::MAX_PAGES) {
+        if self.batch.size() >= self.limit.min(batch::MAX_PAGES) {
             return FolioStep::Stop;
         }
         match self.isolate(mapped) {
@@ -203,6 +203,7 @@ impl Visitor for Collector<'_> {
                 mapped.index(),
                 mapped.mapped(),
                 pair,
+                self.holds.filter(|_| !mapped.is_anon()),
             )
             .is_err()
         {
@@ -224,10 +225,9 @@ impl Visitor for Census<'_> {
     }
 
     fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
-        if !mapped.is_migrating() {
-            if let Some(pages) = self.pages.get_mut(mapped.node()) {
-                *pages = pages.saturating_add(mapped.mapped() as u64);
-            }
+        // A page that somebody is moving is still on the node that it leaves.
+        if let Some(pages) = self.pages.get_mut(mapped.node()) {
+            *pages = pages.saturating_add(mapped.mapped() as u64);
         }
         FolioStep::On
     }

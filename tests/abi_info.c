@@ -55,7 +55,8 @@ AT(page_migrate_result, unmovable, 64, 8);
 AT(page_migrate_result, no_memory, 72, 8);
 AT(page_migrate_result, policies, 80, 8);
 AT(page_migrate_result, resume_va, 88, 8);
-AT(page_migrate_result, reserved, 96, 16);
+AT(page_migrate_result, gone, 96, 8);
+AT(page_migrate_result, reserved, 104, 8);
 
 AT(page_migrate_placement, pid, 0, 4);
 AT(page_migrate_placement, flags, 4, 4);

@@ -949,8 +949,8 @@ static void fuzz_migrate(struct caller *c)
 			complain(c, "a refused call wrote a result", &req, ret);
 		return;
 	}
-	if (req.result.reserved[0] || req.result.reserved[1])
-		complain(c, "something in the reserved fields", &req, ret);
+	if (req.result.reserved)
+		complain(c, "something in the reserved field", &req, ret);
 	if (ret >= 0 && ret != (long)pm_left(&req.result))
 		complain(c, "not the number of pages left behind", &req, ret);
 	if (ret >= 0 && req.result.no_memory)

@@ -7,7 +7,13 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    shim::helper::{
+        Asked,
+        Wait, //
+    }, //
+};
 
 /// Tells files apart, though none is held. Never dereferenced.
 ///
@@ -41,8 +47,10 @@ impl InodeId {
 ///
 /// # Invariants
 ///
-/// Holds references to the mount and to the name of a file, and with them to its inode.
-pub(crate) struct MappedFile(bindings::path);
+/// Holds references to the mount and to the name of a file, and with them to its inode; to those of
+/// the file whose pages are mapped, which is another one on stacked file systems; and to the
+/// credentials of who opened it.
+pub(crate) struct MappedFile(bindings::pm_file);
 
 // SAFETY: The references may be used and given up by any thread.
 unsafe impl Send for MappedFile {}
@@ -53,12 +61,12 @@ impl MappedFile {
     /// # Safety
     ///
     /// `held` must be empty, or hold references that the caller gives away.
-    pub(super) unsafe fn from_raw(held: bindings::path) -> Option<Self> {
+    pub(super) unsafe fn from_raw(held: bindings::pm_file) -> Option<Self> {
         // INVARIANT: By the requirements.
-        (!held.dentry.is_null()).then_some(Self(held))
+        (!held.opener.is_null()).then_some(Self(held))
     }
 
-    pub(super) fn as_raw(&self) -> *const bindings::path {
+    pub(super) fn as_raw(&self) -> *const bindings::pm_file {
         &raw const self.0
     }
 
@@ -68,6 +76,27 @@ impl MappedFile {
         // SAFETY: The file is held by the type invariant, and `facts` is writable.
         unsafe { bindings::pm_shim_file_inode(self.as_raw(), &mut facts) };
         InodeId::new(&facts)
+    }
+
+    /// Whom its file system may have to wait for.
+    pub(crate) fn asked(&self, wait: Wait) -> Asked {
+        let mut asked = wait.for_nobody();
+        // SAFETY: The file is held by the type invariant, and `asked` is writable.
+        unsafe { bindings::pm_shim_file_asked(self.as_raw(), &mut asked) };
+        asked
+    }
+
+    /// Whether its attributes are in memory, so that nobody has to be waited for.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        // SAFETY: The file is held by the type invariant.
+        unsafe { bindings::pm_shim_file_is_in_memory(self.as_raw()) }
+    }
+
+    /// Has its dirty pages written, or begins with that. May sleep for as long as the file system
+    /// likes.
+    pub(crate) fn write_back(&self) {
+        // SAFETY: The file is held by the type invariant.
+        unsafe { bindings::pm_shim_file_write_back(self.as_raw()) };
     }
 
     /// Reads an extended attribute into `value` and returns its length.
@@ -100,6 +129,6 @@ impl MappedFile {
 impl Drop for MappedFile {
     fn drop(&mut self) {
         // SAFETY: The references are ours by the type invariant.
-        unsafe { bindings::pm_shim_file_put(self.as_raw()) };
+        unsafe { bindings::pm_shim_file_put(&mut self.0) };
     }
 }

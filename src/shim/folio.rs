@@ -13,7 +13,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    shim::node, //
+};
 
 /// Isolated folios. What is still in the list when it is dropped goes back where it came from.
 ///
@@ -37,6 +40,10 @@ pub(crate) struct Isolated {
     pub(crate) large: bool,
     /// It is pinned for DMA.
     pub(crate) pinned: bool,
+    /// Its process has given it back: nobody but this list has a reference.
+    pub(crate) freed: bool,
+    /// Its file system has yet to write it.
+    pub(crate) unwritten: bool,
 }
 
 impl FolioList {
@@ -86,6 +93,8 @@ impl FolioList {
             node: usize::try_from(facts.nid).unwrap_or(usize::MAX),
             large: facts.flags & bindings::PM_FOLIO_LARGE != 0,
             pinned: facts.flags & bindings::PM_FOLIO_PINNED != 0,
+            freed: facts.flags & bindings::PM_FOLIO_FREED != 0,
+            unwritten: facts.flags & bindings::PM_FOLIO_UNWRITTEN != 0,
         })
     }
 
@@ -158,20 +167,6 @@ impl Source<'_> {
         // SAFETY: As above.
         unsafe { bindings::pm_shim_folio_is_hugetlb(self.folio) }
     }
-
-    /// Allocates a folio of `order` on `node` and no other, to replace this one or a part of it.
-    pub(crate) fn allocate(&self, node: u16, order: u32, effort: Effort) -> Option<NewFolio> {
-        let effort = match effort {
-            Effort::None => bindings::pm_effort_PM_EFFORT_NONE,
-            Effort::Light => bindings::pm_effort_PM_EFFORT_LIGHT,
-        };
-        // SAFETY: The folio is isolated, which keeps it alive. The node has memory, or had it when
-        // the call began; an offline node just has nothing to give.
-        let folio =
-            unsafe { bindings::pm_shim_folio_alloc(self.folio, u32::from(node), order, effort) };
-        // INVARIANT: The reference is ours.
-        NonNull::new(folio).map(NewFolio)
-    }
 }
 
 /// A freshly allocated folio that nobody else uses.
@@ -209,6 +204,20 @@ impl Drop for NewFolio {
         // SAFETY: The reference is ours by the type invariant.
         unsafe { bindings::pm_shim_folio_put(self.0.as_ptr()) };
     }
+}
+
+/// Allocates a folio of `order` on `node` and no other, for user memory; with `hugetlb` one of the pool
+/// of that size.
+pub(crate) fn allocate(node: u16, order: u32, hugetlb: bool, effort: Effort) -> Option<NewFolio> {
+    let effort = match effort {
+        Effort::None => bindings::pm_effort_PM_EFFORT_NONE,
+        Effort::Light => bindings::pm_effort_PM_EFFORT_LIGHT,
+    };
+    // SAFETY: The node has memory, or had it when the call began; an offline node just has nothing
+    // to give.
+    let folio = unsafe { bindings::pm_shim_folio_alloc(u32::from(node), order, hugetlb, effort) };
+    // INVARIANT: The reference is ours.
+    NonNull::new(folio).map(NewFolio)
 }
 
 /// Finds places for folios. Its methods may sleep.
@@ -265,8 +274,10 @@ pub(crate) fn drain_lru() {
     unsafe { bindings::pm_shim_drain_lru() };
 }
 
-/// Gives free pages that CPUs keep for themselves back to their nodes.
-pub(crate) fn drain_free() {
-    // SAFETY: May be called wherever one may sleep.
-    unsafe { bindings::pm_shim_drain_free() };
+/// Gives free pages of a node that CPUs keep for themselves back to it.
+pub(crate) fn drain_free(node: usize) {
+    if let Some(nid) = u32::try_from(node).ok().filter(|_| node < node::count()) {
+        // SAFETY: The number is that of a node. One may sleep here.
+        unsafe { bindings::pm_shim_drain_free(nid) };
+    }
 }

@@ -32,8 +32,10 @@ pub(crate) struct Vma {
     pub(crate) inode: Option<InodeId>,
     /// It may be written to.
     pub(crate) writable: bool,
-    /// A FUSE server answers for the file.
-    pub(crate) fuse: bool,
+    /// A server answers for the file's pages, and may never do so.
+    pub(crate) served: bool,
+    /// Its first address, if its file system holds pages until they have been written.
+    pub(crate) holds: Option<usize>,
 }
 
 /// A run of present pages of one folio, under its page-table lock.
@@ -168,6 +170,7 @@ pub(crate) struct WalkEnd {
 ///
 /// The structure is held, the memory is not: it is given back when the process exits. So whatever
 /// looks into it may find that it is gone.
+#[derive(Clone)]
 pub(crate) struct UserMm(ARef<Mm>);
 
 impl UserMm {
@@ -204,6 +207,19 @@ impl UserMm {
     pub(crate) fn is_gone(&self) -> bool {
         // SAFETY: The address space is a live reference.
         unsafe { bindings::pm_shim_mm_is_gone(self.as_raw()) }
+    }
+
+    /// The file that is mapped at an address, if it may have a mark.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if a signal came, `ESRCH` if nobody uses the address space any more.
+    pub(crate) fn file_at(&self, address: usize) -> Result<Option<MappedFile>> {
+        let mut file = bindings::pm_file::default();
+        // SAFETY: The address space is a live reference, and `file` is writable.
+        to_result(unsafe { bindings::pm_shim_mm_file_at(self.as_raw(), address, &mut file) })?;
+        // SAFETY: The shim holds any file that it tells of.
+        Ok(unsafe { MappedFile::from_raw(file) })
     }
 
     /// Shows present pages of `start..end` to `visitor`, for a bounded time.
@@ -252,7 +268,8 @@ unsafe extern "C" fn page_migrate_walk_vma(
     let vma = Vma {
         inode: InodeId::from_raw(&facts.file),
         writable: facts.flags & bindings::PM_VMA_WRITE != 0,
-        fuse: facts.flags & bindings::PM_VMA_FUSE != 0,
+        served: facts.flags & bindings::PM_VMA_SERVED != 0,
+        holds: (facts.flags & bindings::PM_VMA_HOLDS != 0).then_some(facts.start),
     };
     match visitor.vma(&vma) {
         VmaStep::Enter => bindings::pm_step_PM_STEP_ON,

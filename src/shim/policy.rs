@@ -47,7 +47,7 @@ impl Policy<'_> {
 /// Decides what becomes of a policy. Runs under spinlocks: it must neither sleep nor allocate.
 pub(crate) trait Editor {
     /// Changes the nodes of a policy. Returns whether anything changed.
-    fn edit(&mut self, policy: &mut Policy<'_>) -> bool;
+    fn edit(&self, policy: &mut Policy<'_>) -> bool;
 }
 
 /// What tells one job's rewritten policies from another's.
@@ -76,10 +76,10 @@ pub(crate) struct Manner {
 /// Runs `f` with a pass of `editor`.
 fn with_pass<R>(
     manner: Manner,
-    mut editor: &mut dyn Editor,
+    mut editor: &dyn Editor,
     f: impl FnOnce(&mut bindings::pm_policy_pass) -> R,
 ) -> R {
-    let editor: *mut &mut dyn Editor = &mut editor;
+    let editor: *mut &dyn Editor = &mut editor;
     let mut pass = bindings::pm_policy_pass {
         editor: editor.cast(),
         cookie: manner.cookie.0,
@@ -97,8 +97,32 @@ fn changed(count: c_long) -> Result<u64> {
     })
 }
 
+/// Whether there is a policy to be rewritten in a bounded number of the VMAs that lie wholly in
+/// `start..end`, from `at` on. Returns it, and where that is or where to go on.
+///
+/// # Errors
+///
+/// `EINTR` if a signal came, `ESRCH` if nobody uses the address space any more.
+pub(crate) fn vma_ahead(
+    mm: &UserMm,
+    start: usize,
+    end: usize,
+    at: usize,
+    manner: Manner,
+    editor: &dyn Editor,
+) -> Result<(bool, usize)> {
+    let mut resume = at;
+    let found = with_pass(manner, editor, |pass| {
+        // SAFETY: The address space is a live reference, and `resume` is writable.
+        unsafe { bindings::pm_shim_policy_vma_ahead(mm.as_raw(), start, end, pass, &mut resume) }
+    });
+    Ok((changed(found)? > 0, resume))
+}
+
 /// Rewrites policies of the VMAs that lie wholly in `start..end`, from `at` on, of a bounded number
 /// of VMAs. Returns how many changed, and where to go on.
+///
+/// Waits for page faults that are at work there, with mmap_lock held for writing.
 ///
 /// # Errors
 ///
@@ -109,7 +133,7 @@ pub(crate) fn rewrite_vmas(
     end: usize,
     at: usize,
     manner: Manner,
-    editor: &mut dyn Editor,
+    editor: &dyn Editor,
 ) -> Result<(u64, usize)> {
     let mut resume = at;
     let count = with_pass(manner, editor, |pass| {
@@ -120,7 +144,8 @@ pub(crate) fn rewrite_vmas(
     Ok((changed(count)?, resume))
 }
 
-/// Rewrites the policies of all threads of a process that uses `mm`. Returns how many changed.
+/// Rewrites the policies of all threads of a process that uses `mm`. Returns how many changed, and
+/// whether some are left for [`rewrite_staged_tasks`].
 ///
 /// # Errors
 ///
@@ -129,12 +154,34 @@ pub(crate) fn rewrite_tasks(
     task: &Task,
     mm: &UserMm,
     manner: Manner,
-    editor: &mut dyn Editor,
-) -> Result<u64> {
-    changed(with_pass(manner, editor, |pass| {
+    editor: &dyn Editor,
+) -> Result<(u64, bool)> {
+    let mut staged = false;
+    let count = with_pass(manner, editor, |pass| {
         // SAFETY: Task and address space are live references, and `pass` holds an editor that lives
         // until this returns.
-        unsafe { bindings::pm_shim_policy_tasks(task.as_ptr(), mm.as_raw(), pass) }
+        let count = unsafe { bindings::pm_shim_policy_tasks(task.as_ptr(), mm.as_raw(), pass) };
+        staged = pass.staged;
+        count
+    });
+    Ok((changed(count)?, staged))
+}
+
+/// Rewrites those that [`rewrite_tasks`] has left. Waits for all tasks to pass through the scheduler,
+/// which nothing ends.
+///
+/// # Errors
+///
+/// `EINTR` if the caller is being killed.
+pub(crate) fn rewrite_staged_tasks(
+    task: &Task,
+    mm: &UserMm,
+    manner: Manner,
+    editor: &dyn Editor,
+) -> Result<u64> {
+    changed(with_pass(manner, editor, |pass| {
+        // SAFETY: As in `rewrite_tasks`.
+        unsafe { bindings::pm_shim_policy_tasks_staged(task.as_ptr(), mm.as_raw(), pass) }
     }))
 }
 
@@ -151,7 +198,7 @@ pub(crate) fn next_file(
     at: usize,
 ) -> Result<(Option<MappedFile>, usize)> {
     let mut resume = at;
-    let mut file = bindings::path::default();
+    let mut file = bindings::pm_file::default();
     // SAFETY: The address space is a live reference, the others are writable.
     to_result(unsafe {
         bindings::pm_shim_policy_next_file(mm.as_raw(), start, end, &mut resume, &mut file)
@@ -171,7 +218,7 @@ pub(crate) fn rewrite_file(
     file: &MappedFile,
     at: usize,
     manner: Manner,
-    editor: &mut dyn Editor,
+    editor: &dyn Editor,
 ) -> Result<(u64, Option<usize>)> {
     let mut resume = at;
     let count = with_pass(manner, editor, |pass| {
@@ -193,8 +240,8 @@ unsafe extern "C" fn page_migrate_edit_policy(
     editor: *mut c_void,
     policy: *mut bindings::pm_policy,
 ) -> bool {
-    // SAFETY: By the requirements, and the pass uses it one call at a time.
-    let editor = unsafe { &mut *editor.cast::<&mut dyn Editor>() };
+    // SAFETY: By the requirements.
+    let editor = unsafe { &*editor.cast::<&dyn Editor>() };
     // SAFETY: By the requirements.
     editor.edit(&mut Policy(unsafe { &mut *policy }))
 }

@@ -56,10 +56,12 @@ pub(crate) fn by_pidfd(fd: i32) -> Result<ARef<Task>> {
     unsafe { take(task) }.ok_or(ESRCH)
 }
 
-/// Finds a thread of the same process that still has memory, `task` itself if it has.
-pub(crate) fn alive(task: &Task) -> Option<ARef<Task>> {
-    // SAFETY: `task` is a live reference.
-    let found = unsafe { bindings::pm_shim_task_alive(task.as_ptr()) };
+/// Finds a thread of the same process that still has memory, `task` itself if it has. With `mm` it
+/// must be that memory.
+pub(crate) fn alive(task: &Task, mm: Option<&UserMm>) -> Option<ARef<Task>> {
+    let mm = mm.map_or(core::ptr::null_mut(), UserMm::as_raw);
+    // SAFETY: `task` is a live reference, and `mm` is only compared.
+    let found = unsafe { bindings::pm_shim_task_alive(task.as_ptr(), mm) };
     // SAFETY: The shim returned null or a reference.
     unsafe { take(found) }
 }
@@ -96,6 +98,16 @@ pub(crate) fn caller_may_move_shared() -> bool {
     unsafe { bindings::pm_shim_capable_nice() }
 }
 
+/// Notes for each node what the cpusets say of it, in the flags [`MEMS_ALLOWED`] and
+/// [`MEMS_KNOWN`]. `facts` has one entry for each node number.
+pub(crate) fn mems(task: &Task, facts: &mut [u8]) {
+    let Ok(len) = u32::try_from(facts.len()) else {
+        return;
+    };
+    // SAFETY: The task is a live reference, and `facts` is writable for `len` bytes.
+    unsafe { bindings::pm_shim_task_mems(task.as_ptr(), facts.as_mut_ptr(), len) };
+}
+
 /// A task that executes no new program while this is held, so that what was checked stays true.
 ///
 /// # Invariants
@@ -130,17 +142,6 @@ impl<'a> Steady<'a> {
     pub(crate) fn caller_may_move(&self) -> Result {
         // SAFETY: The task is a live reference.
         to_result(unsafe { bindings::pm_shim_task_may_move(self.0.as_ptr()) })
-    }
-
-    /// Notes for each node what the cpusets say of it, in the flags [`MEMS_ALLOWED`] and
-    /// [`MEMS_KNOWN`].
-    pub(crate) fn mems(&self, facts: &mut [u8]) {
-        let Ok(len) = u32::try_from(facts.len()) else {
-            return;
-        };
-        // SAFETY: The task is a live reference, and `facts` is writable for `len` bytes. The
-        // caller made it no longer than there are node numbers.
-        unsafe { bindings::pm_shim_task_mems(self.0.as_ptr(), facts.as_mut_ptr(), len) };
     }
 
     /// The memory of the task, `None` if it has none any more.
