@@ -58,7 +58,7 @@ impl Mark {
     fn read(file: &MappedFile) -> Self {
         for name in [c"trusted.migrate", c"user.migrate"] {
             // Longer values are no marks, whatever they are.
-            let mut value = [0; 4];
+            let mut value = [0; 64];
             match file.xattr(name, &mut value) {
                 Ok(len) => return Self::from_value(value.get(..len).unwrap_or_default()),
                 Err(e) if e == ERANGE => return Self::Migratable,

@@ -319,7 +319,7 @@ impl<'a> Migration<'a> {
                 return Some(Place::Whole(folio, next.fallback));
             }
             // Compaction may still find room for the whole, once the batch is back.
-            splits &= self.scratch.is_marked(next.node, TIRED_LARGE);
+            splits &= self.last_resort || self.scratch.is_marked(next.node, TIRED_LARGE);
             let promised = self.scratch.places.promised(next.node);
             if splits
                 && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
