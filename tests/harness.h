@@ -10,13 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 
-/* How many times longer things may take than on a stock kernel. */
-static inline int patience(void)
-{
-	const char *factor = getenv("PAGE_MIGRATE_PATIENCE");
-
-	return factor ? atoi(factor) : 1;
-}
+#include "util.h"
 
 /* This is how the harness waits for a test. */
 static inline int pm_patient_poll(struct pollfd *fds, nfds_t n, int ms)

@@ -694,6 +694,13 @@ double now(void)
 	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
+int patience(void)
+{
+	const char *factor = getenv("PAGE_MIGRATE_PATIENCE");
+
+	return factor ? atoi(factor) : 1;
+}
+
 uint64_t fdinfo(pid_t pid, int fd, const char *key)
 {
 	char path[64], buf[4096], *p;

@@ -147,6 +147,8 @@ int file_read(const char *path, char *buf, size_t size);
 
 /* Seconds of a clock that only goes on. */
 double now(void);
+/* How many times longer things may take than on a stock kernel. */
+int patience(void);
 
 /*
  * Processes.
