@@ -7,43 +7,12 @@
 #include "harness.h"
 #include "fuse_util.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 
 /* Milliseconds. A call waits a few seconds for a server, and after a signal one at most. */
 enum { BY_ITSELF = 10000, AT_ONCE = 1500, AFTER_SIGNAL = 1500 };
-
-/*
- * The threads in which the module reads marks. They are the kernel's, so that only /proc
- * has them.
- */
-static int questions(void)
-{
-	struct dirent *entry;
-	int n = 0;
-	DIR *dir = opendir("/proc");
-
-	if (!dir)
-		die("/proc");
-	while ((entry = readdir(dir))) {
-		char path[64], name[64];
-
-		snprintf(path, sizeof(path), "/proc/%.16s/comm", entry->d_name);
-		if (atoi(entry->d_name) && !file_read(path, name, sizeof(name)))
-			n += !strncmp(name, "pm_ask", 6);
-	}
-	closedir(dir);
-	return n;
-}
-
-static bool questions_become(int n, int ms)
-{
-	for (int i = 0; i < ms * patience() && questions() != n; i += 10)
-		usleep(10000);
-	return questions() == n;
-}
 
 /* How often the module is in use: it cannot be removed unless that is 0. */
 static int uses(void)
@@ -97,7 +66,7 @@ TEST(call_ends_by_itself)
 		ASSERT_TRUE(caller_returns(&c, BY_ITSELF));
 		passed_by(_metadata, &s, c.end->ret, &c.end->res);
 		EXPECT_EQ(asked + 1, server->asked[0][k]);
-		EXPECT_EQ(1, questions());
+		EXPECT_EQ(1, readers());
 		EXPECT_LT(before, uses());
 
 		/* Nobody waits for this server again. */
@@ -107,11 +76,11 @@ TEST(call_ends_by_itself)
 		EXPECT_GT(AT_ONCE * patience() / 1000.0, now() - begin);
 		passed_by(_metadata, &s, c.end->ret, &c.end->res);
 		EXPECT_EQ(asked + 1, server->asked[0][k]);
-		EXPECT_EQ(1, questions());
+		EXPECT_EQ(1, readers());
 
 		/* Once it has answered, it is asked again. */
 		hold(0, false);
-		EXPECT_TRUE(questions_become(0, LONG));
+		EXPECT_TRUE(readers_become(0, LONG));
 		EXPECT_TRUE(uses_become(before));
 		answer(0, USER, 0, "none", 4);
 		there_and_back(_metadata, &s, true, false);
@@ -154,7 +123,7 @@ TEST(signals)
 		/* The target never notices. */
 		EXPECT_EQ(0, tell(&s, LIVE));
 		hold(0, false);
-		EXPECT_TRUE(questions_become(0, LONG));
+		EXPECT_TRUE(readers_become(0, LONG));
 		there_and_back(_metadata, &s, false, false);
 	}
 	EXPECT_TRUE(uses_become(before));
@@ -182,11 +151,11 @@ TEST(question_ends)
 		caller_start(&c, &s);
 		ASSERT_TRUE(caller_returns(&c, BY_ITSELF));
 		passed_by(_metadata, &s, c.end->ret, &c.end->res);
-		EXPECT_EQ(1, questions());
+		EXPECT_EQ(1, readers());
 		/* Not even the target's end changes that. */
 		EXPECT_EQ(0, tell(&s, LOOK));
 		child_end(&s.target);
-		EXPECT_EQ(1, questions());
+		EXPECT_EQ(1, readers());
 		EXPECT_LT(before, uses());
 		EXPECT_EQ(-1, umount(MNT));
 		EXPECT_EQ(EBUSY, errno);
@@ -203,7 +172,7 @@ TEST(question_ends)
 				die("%s", path);
 			break;
 		}
-		EXPECT_TRUE(questions_become(0, LONG)) TH_LOG("way %d", way);
+		EXPECT_TRUE(readers_become(0, LONG)) TH_LOG("way %d", way);
 		EXPECT_TRUE(uses_become(before)) TH_LOG("way %d", way);
 		hold(0, false);
 		scene_end(_metadata, &s);
@@ -348,7 +317,7 @@ TEST(one_user_has_few_questions)
 		question_start(&q[i], uid, target.pid, i % SERVERS, 1);
 	for (int i = 0; i < CALLS; i++) {
 		while (!speaks(&q[i].child, 20) && most <= SERVERS) {
-			int n = questions();
+			int n = readers();
 
 			most = n > most ? n : most;
 		}
@@ -359,8 +328,8 @@ TEST(one_user_has_few_questions)
 	EXPECT_TRUE(all_on(target.pid, crowd, SERVERS * N, &mem[0], 1));
 	EXPECT_LT(0, most);
 	EXPECT_GE(MOST, most);
-	EXPECT_LT(0, questions());
-	EXPECT_GE(MOST, questions());
+	EXPECT_LT(0, readers());
+	EXPECT_GE(MOST, readers());
 
 	/* One call for everything ends, too, and moves what is memory. */
 	question_start(&q[0], uid, target.pid, 0, SERVERS + 2);
@@ -368,14 +337,14 @@ TEST(one_user_has_few_questions)
 	EXPECT_LE(SERVERS * N, q[0].end->ret) pm_print(&q[0].end->res);
 	EXPECT_TRUE(all_on(target.pid, crowd, (SERVERS + 1) * N, &mem[0], 1));
 	EXPECT_TRUE(all_on(target.pid, piece(SERVERS + 1), N, &mem[1], 1));
-	EXPECT_GE(MOST, questions());
+	EXPECT_GE(MOST, readers());
 
 	/* Others have their own. */
 	is_served(_metadata, OTHER);
 	is_served(_metadata, 0);
 
 	hold(0, false);
-	EXPECT_TRUE(questions_become(0, LONG));
+	EXPECT_TRUE(readers_become(0, LONG));
 	is_served(_metadata, uid);
 	child_end(&target);
 	for (int i = 0; i <= SERVERS; i++) {

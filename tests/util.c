@@ -2,6 +2,7 @@
 /* Helpers that all test programs share; see util.h. */
 #include "util.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
@@ -985,6 +986,32 @@ long module_unload(void)
 bool module_loaded(void)
 {
 	return !access("/sys/module/page_migrate", F_OK);
+}
+
+int readers(void)
+{
+	struct dirent *entry;
+	int n = 0;
+	DIR *dir = opendir("/proc");
+
+	if (!dir)
+		die("/proc");
+	while ((entry = readdir(dir))) {
+		char path[64], name[64];
+
+		snprintf(path, sizeof(path), "/proc/%.16s/comm", entry->d_name);
+		if (atoi(entry->d_name) && !file_read(path, name, sizeof(name)))
+			n += !strncmp(name, "pm_ask", 6);
+	}
+	closedir(dir);
+	return n;
+}
+
+bool readers_become(int n, int ms)
+{
+	for (int i = 0; i < ms * patience() && readers() != n; i += 10)
+		usleep(10000);
+	return readers() == n;
 }
 
 /* udev or devtmpfs makes the node; give it a moment. */

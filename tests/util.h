@@ -204,6 +204,12 @@ int module_open(void);
 long module_load(const char *params);
 long module_unload(void);
 bool module_loaded(void);
+/*
+ * Threads of the kernel in which the module reads marks, as /proc has them, and whether
+ * there are so many of them within that time (in milliseconds).
+ */
+int readers(void);
+bool readers_become(int n, int ms);
 /* Waits for the device to come or to go: udev or devtmpfs takes a moment. */
 bool device_comes(bool there);
 
