@@ -378,7 +378,7 @@ static void interrupted(struct __test_metadata *_metadata, struct scene *s, int 
 	struct caller c;
 
 	caller_start(&c, s);
-	EXPECT_FALSE(speaks(&c.child, 500));
+	EXPECT_FALSE(speaks(&c.child, 200));
 	kill(c.child.pid, sig);
 	if (sig == SIGKILL) {
 		EXPECT_TRUE(dies(&c.child, AFTER_SIGNAL));
