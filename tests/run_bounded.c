@@ -36,11 +36,15 @@ static const char *const events[] = {
 	INSTANCE "/events/migrate/mm_migrate_pages",
 	INSTANCE "/events/migrate/mm_migrate_pages_start",
 	INSTANCE "/events/compaction/mm_compaction_try_to_compact_pages",
+	INSTANCE "/events/workqueue/workqueue_queue_work",
+	INSTANCE "/events/workqueue/workqueue_execute_start",
+	INSTANCE "/events/workqueue/workqueue_execute_end",
 };
 
-/* What one task did. In base pages. */
+/* What one task did, or had done by a thread of the kernel. In base pages. */
 struct seen {
 	pid_t pid;
+	pid_t works_for;	/* of a thread of the kernel, while it does */
 	long held;		/* isolated now */
 	long most;		/* isolated at a time */
 	long isolated;		/* in all */
@@ -50,13 +54,20 @@ struct seen {
 	bool compacting;
 	int compactions;	/* with nothing isolated */
 	int compactions_holding;
-	int drains_of_zones;
-	int drains_of_all;	/* asked for by the module, not by the kernel itself */
+};
+
+/* Work that a task with isolated pages has left to a thread of the kernel. */
+struct work {
+	uint64_t id;
+	pid_t by;
 };
 
 struct record {
-	size_t n;
-	struct seen task[256];
+	size_t nr_tasks, nr_works;
+	struct seen task[512];
+	struct work work[4096];
+	/* Asked for by the module, not by the kernel's own reclaim. */
+	int drains_of_zones, drains_of_all;
 };
 
 static void set(const char *path, const char *text)
@@ -69,14 +80,12 @@ static void set(const char *path, const char *text)
 	}
 }
 
-static void events_enable(const char *text)
+static void enable(const char *event, const char *text)
 {
 	char path[160];
 
-	for (size_t i = 0; i < ARRAY_LEN(events); i++) {
-		snprintf(path, sizeof(path), "%s/enable", events[i]);
-		set(path, text);
-	}
+	snprintf(path, sizeof(path), "%s/enable", event);
+	set(path, text);
 }
 
 static void probe_add(const char *probe)
@@ -104,7 +113,7 @@ static void record_stop(void)
 
 	if (!access(INSTANCE, F_OK)) {
 		if (!access(PROBES, F_OK))
-			events_enable("0");
+			enable(PROBES, "0");
 		if (rmdir(INSTANCE))
 			die("rmdir " INSTANCE);
 	}
@@ -118,7 +127,10 @@ static void record_stop(void)
 	}
 }
 
-static void record_start(void)
+/* Calls that go on and on would fill the buffers with more than their drains. */
+enum what { ALL, DRAINS };
+
+static void record_start(enum what what)
 {
 	tracefs_mount();
 	record_stop();
@@ -129,18 +141,37 @@ static void record_start(void)
 	/* The same on all CPUs, so that lines of a task that changes CPUs stay in order. */
 	set(INSTANCE "/trace_clock", "global");
 	set(INSTANCE "/buffer_size_kb", "8192");
-	events_enable("1");
+	for (size_t i = 0; i < ARRAY_LEN(events) && what == ALL; i++)
+		enable(events[i], "1");
+	if (what == DRAINS)
+		enable(PROBES "/drain", "1");
 }
 
 static struct seen *seen_of(struct record *r, pid_t pid)
 {
-	for (size_t i = 0; i < r->n; i++)
+	for (size_t i = 0; i < r->nr_tasks; i++)
 		if (r->task[i].pid == pid)
 			return &r->task[i];
-	if (r->n == ARRAY_LEN(r->task))
+	if (r->nr_tasks == ARRAY_LEN(r->task))
 		die("too many tasks");
-	r->task[r->n] = (struct seen){ .pid = pid };
-	return &r->task[r->n++];
+	r->task[r->nr_tasks] = (struct seen){ .pid = pid };
+	return &r->task[r->nr_tasks++];
+}
+
+static void work_queued(struct record *r, uint64_t id, pid_t by)
+{
+	if (r->nr_works == ARRAY_LEN(r->work))
+		die("too much work");
+	r->work[r->nr_works++] = (struct work){ id, by };
+}
+
+/* Who queued it last; 0: nobody whom the record is about. */
+static pid_t work_of(const struct record *r, uint64_t id)
+{
+	for (size_t i = r->nr_works; i--;)
+		if (r->work[i].id == id)
+			return r->work[i].by;
+	return 0;
 }
 
 /* The number behind KEY=, in whatever base it is written. */
@@ -176,6 +207,21 @@ static void look_at(struct record *r, const char *line)
 	s = seen_of(r, atoi(dash + 1));
 
 #define IS(name) (!strncmp(event, name ": ", strlen(name ": ")))
+	if (IS("workqueue_execute_start")) {
+		s->works_for = work_of(r, strtoull(strstr(event, "struct ") + 7, NULL, 16));
+		return;
+	}
+	if (IS("workqueue_execute_end")) {
+		s->works_for = 0;
+		return;
+	}
+	if (s->works_for)
+		s = seen_of(r, s->works_for);
+	if (IS("workqueue_queue_work")) {
+		if (s->isolated)
+			work_queued(r, strtoull(strstr(event, "struct=") + 7, NULL, 16), s->pid);
+		return;
+	}
 	if (IS("mm_compaction_try_to_compact_pages")) {
 		s->compacting = true;
 		if (s->held) {
@@ -187,10 +233,12 @@ static void look_at(struct record *r, const char *line)
 	} else if (IS("compacted")) {
 		s->compacting = false;
 	} else if (IS("drain")) {
+		if (!strstr(line, "[page_migrate]"))
+			return;
 		if (number_of(line, " zone="))
-			s->drains_of_zones++;
-		else if (strstr(line, "[page_migrate]"))
-			s->drains_of_all++;
+			r->drains_of_zones++;
+		else
+			r->drains_of_all++;
 	} else if (s->compacting) {
 		/* Compaction moves pages of its own. */
 	} else if (IS("isolated")) {
@@ -221,25 +269,32 @@ static void look_at(struct record *r, const char *line)
 #undef IS
 }
 
-/* What the tasks did that isolated anything. Together, but for the most. */
-static struct seen record_read(void)
+static const struct record *record_read(void)
 {
 	static struct record r;
 	FILE *f = fopen(INSTANCE "/trace", "re");
-	struct seen all = { };
 	char line[1024];
 
 	if (!f)
 		die(INSTANCE "/trace");
-	r.n = 0;
+	memset(&r, 0, sizeof(r));
 	while (fgets(line, sizeof(line), f)) {
 		if (strstr(line, "EVENTS]"))
 			die("events are lost");
 		look_at(&r, line);
 	}
 	fclose(f);
-	for (size_t i = 0; i < r.n; i++) {
-		const struct seen *s = &r.task[i];
+	return &r;
+}
+
+/* What the tasks did that isolated anything: together, but for the most and the largest. */
+static struct seen seen_of_all(void)
+{
+	const struct record *r = record_read();
+	struct seen all = { };
+
+	for (size_t i = 0; i < r->nr_tasks; i++) {
+		const struct seen *s = &r->task[i];
 
 		if (!s->isolated)
 			continue;
@@ -250,18 +305,15 @@ static struct seen record_read(void)
 		all.largest = s->largest > all.largest ? s->largest : all.largest;
 		all.compactions += s->compactions;
 		all.compactions_holding += s->compactions_holding;
-		all.drains_of_zones += s->drains_of_zones;
-		all.drains_of_all += s->drains_of_all;
 	}
 	return all;
 }
 
 static void seen_print(const struct seen *s)
 {
-	fprintf(stderr, "# isolated %ld, at a time %ld, largest %ld, moved %ld, held %ld\n"
-		"# compactions %d, while holding %d; drains of zones %d, of all %d\n",
-		s->isolated, s->most, s->largest, s->moved, s->held, s->compactions,
-		s->compactions_holding, s->drains_of_zones, s->drains_of_all);
+	fprintf(stderr, "# isolated %ld, at a time %ld, largest %ld, moved %ld, held %ld; "
+		"compactions %d, while holding %d\n", s->isolated, s->most, s->largest, s->moved,
+		s->held, s->compactions, s->compactions_holding);
 }
 
 /*
@@ -366,6 +418,9 @@ static struct range make_range(enum kind kind, int node, int other)
 		/* A page of each is elsewhere, alone. The others are not in the range. */
 		p = map_thp(FOLIOS, node);
 		fill(p, r.npages, 1);
+		/* So that khugepaged does not fill the holes. */
+		if (madvise(p, FOLIOS * HPAGE, MADV_NOHUGEPAGE))
+			die("madvise");
 		r.npages = FOLIOS * 2;
 		r.p = reserve(r.npages);
 		for (int i = 0; i < FOLIOS; i++)
@@ -423,7 +478,7 @@ FIXTURE_SETUP(batch)
 	self->from = mem[0];
 	self->to = mem[1];
 	self->r = make_range(variant->kind, self->from, self->to);
-	record_start();
+	record_start(ALL);
 }
 
 FIXTURE_TEARDOWN(batch)
@@ -451,7 +506,7 @@ TEST_F(batch, isolates_at_most)
 	record_clear();
 	ASSERT_EQ(0, pm_move(fd, 0, r->p, r->npages * PAGE, 0, 1, &self->from, &self->to, &res))
 		pm_print(&res);
-	s = record_read();
+	s = seen_of_all();
 	seen_print(&s);
 	EXPECT_EQ(r->present, res.moved);
 	EXPECT_EQ(r->present, count_on(0, r->p, r->npages, self->to));
@@ -487,7 +542,7 @@ static void in_calls(struct __test_metadata *_metadata, const struct range *r, i
 		req.max_pages = limit;
 		record_clear();
 		ASSERT_EQ(0, pm_migrate(fd, &req)) pm_print(&req.result);
-		s = record_read();
+		s = seen_of_all();
 		if (!from_resume)
 			EXPECT_EQ(moved, req.result.already_moved);
 		EXPECT_GE((long)limit + s.largest, s.moved) seen_print(&s);
@@ -573,10 +628,42 @@ static void hold_large(struct child *c, void *arg)
 		child_put(c, bad_pages(l->p, n * each, 3));
 }
 
+/* The blocks of a fragmented node that are large enough for such folios. */
+struct blocks {
+	struct child child;
+	int node;
+	size_t pages;
+};
+
+/*
+ * Takes them until there are none. A fault does not compact: it takes a small
+ * page, which is given back.
+ */
+static void take_blocks(struct child *c, void *arg)
+{
+	enum { MANY = 8192 };
+	const struct blocks *b = arg;
+	char *p = reserve(MANY);
+	size_t i = 0;
+
+	file_write("/proc/self/oom_score_adj", "1000");
+	map_fixed(p, MANY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		  -1, 0);
+	bind_range(p, MANY, b->node);
+	for (; i < MANY; i += b->pages) {
+		p[i * PAGE] = 1;
+		if (!has_flag(p + (i + 1) * PAGE, KPF_COMPOUND_TAIL))
+			break;
+	}
+	madvise(p + i * PAGE, b->pages * PAGE, MADV_DONTNEED);
+	child_put(c, i);
+}
+
 FIXTURE(compaction)
 {
 	struct large job[JOBS];
 	struct fragment frag[2];
+	struct blocks blocks[2];
 	char was[2][64];
 	struct cg cg;
 	int old[2], new[2];
@@ -642,6 +729,15 @@ FIXTURE_SETUP(compaction)
 	/* Room for a part of what moves: for more than kswapd wants to have. */
 	for (int i = 0; i < 2; i++)
 		fragment_start(&self->frag[i], self->old[i], 4 * HPAGE_NR);
+	for (int i = 0; i < 2 && variant->pages < HPAGE_NR; i++) {
+		struct blocks *b = &self->blocks[i];
+
+		b->node = self->old[i];
+		b->pages = variant->pages;
+		child_start(&b->child, take_blocks, b);
+		TH_LOG("%llu pages of node %d were in blocks", (long long)child_get(&b->child),
+		       b->node);
+	}
 	if (variant->confined) {
 		char text[16];
 
@@ -649,7 +745,7 @@ FIXTURE_SETUP(compaction)
 		cg_make(&self->cg, "bounded", text);
 		cg_enter(&self->cg, getpid());
 	}
-	record_start();
+	record_start(ALL);
 }
 
 FIXTURE_TEARDOWN(compaction)
@@ -663,6 +759,8 @@ FIXTURE_TEARDOWN(compaction)
 	}
 	for (int i = 0; i < variant->jobs; i++)
 		child_end(&self->job[i].child);
+	for (int i = 0; i < 2; i++)
+		child_end(&self->blocks[i].child);
 	/* The last one that began knows the least. */
 	fragment_end(&self->frag[1]);
 	fragment_end(&self->frag[0]);
@@ -733,7 +831,7 @@ TEST_F(compaction, never_while_holding)
 		ended = ends(&self->job[i], self->old);
 		EXPECT_TRUE(ended);
 	}
-	s = record_read();
+	s = seen_of_all();
 	seen_print(&s);
 	TH_LOG("compact_stall %ld, %.1f s", vmstat("compact_stall") - stalls,
 	       self->job[0].seconds);
@@ -808,7 +906,7 @@ TEST(room_on_the_list_of_another_cpu)
 	pthread_t thread[DRAINERS];
 	int from, to, full, fd, bad = 0, hidden = 0;
 	struct child hog, other;
-	struct seen s;
+	const struct record *r;
 
 	nr_node_ids();
 	from = mem[0];
@@ -818,12 +916,12 @@ TEST(room_on_the_list_of_another_cpu)
 	hog_start(&hog, to);
 	on_cpu(hog.pid, 1);
 	on_cpu(0, 0);
+	record_start(DRAINS);
 	for (int i = 0; i < DRAINERS; i++) {
 		d[i] = (struct drainer){ .old = from, .new = full };
 		ASSERT_EQ(0, pthread_create(&thread[i], NULL, drain_on, &d[i]));
 		on_cpu(0, 0);
 	}
-	record_start();
 	fd = pm_open();
 	for (int i = 0; i < ROUNDS; i++) {
 		char *filler = map_node(FILLER, from), *p = map_node(FEW, from);
@@ -849,7 +947,7 @@ TEST(room_on_the_list_of_another_cpu)
 			       (long long)res.no_memory);
 		}
 	}
-	s = record_read();
+	r = record_read();
 	record_stop();
 	for (int i = 0; i < DRAINERS; i++) {
 		d[i].end = true;
@@ -857,13 +955,13 @@ TEST(room_on_the_list_of_another_cpu)
 	}
 	child_end(&hog);
 	child_end(&other);
-	seen_print(&s);
+	TH_LOG("%d drains of zones, %d of all", r->drains_of_zones, r->drains_of_all);
 	TH_LOG("%d rounds with hidden room, %lu other calls", hidden, d[0].calls + d[1].calls);
 	EXPECT_LT(ROUNDS / 2, hidden);
 	EXPECT_EQ(0, bad);
 	/* The lists of one node, and those all the time. */
-	EXPECT_EQ(0, s.drains_of_all);
-	EXPECT_LT(0, s.drains_of_zones);
+	EXPECT_EQ(0, r->drains_of_all);
+	EXPECT_LT(0, r->drains_of_zones);
 	EXPECT_EQ(0, nr_isolated());
 	close(fd);
 }
@@ -900,7 +998,7 @@ TEST(swaps_of_full_nodes_side_by_side)
 	struct swap swap[2] = { };
 	pthread_t drainer;
 	struct child other;
-	struct seen s;
+	const struct record *r;
 	int swaps;
 
 	nr_node_ids();
@@ -927,7 +1025,7 @@ TEST(swaps_of_full_nodes_side_by_side)
 		hog_start(&other, d.new);
 		ASSERT_EQ(0, pthread_create(&drainer, NULL, drain_on, &d));
 	}
-	record_start();
+	record_start(DRAINS);
 	for (int turn = 0; turn < TURNS; turn++) {
 		for (int i = 0; i < swaps; i++)
 			ASSERT_EQ(0, pthread_create(&swap[i].thread, NULL, swap_nodes, &swap[i]));
@@ -945,7 +1043,7 @@ TEST(swaps_of_full_nodes_side_by_side)
 			EXPECT_TRUE(all_on(0, w->p, 2 * SWAPPED, turn % 2 ? w->old : w->new, 2));
 		}
 	}
-	s = record_read();
+	r = record_read();
 	record_stop();
 	if (swaps == 1) {
 		d.end = true;
@@ -958,8 +1056,8 @@ TEST(swaps_of_full_nodes_side_by_side)
 		EXPECT_EQ(0, bad_pages(swap[i].p, 2 * SWAPPED, 5 + i));
 		close(swap[i].fd);
 	}
-	seen_print(&s);
-	EXPECT_EQ(0, s.drains_of_all);
+	TH_LOG("%d drains of zones, %d of all", r->drains_of_zones, r->drains_of_all);
+	EXPECT_EQ(0, r->drains_of_all);
 	EXPECT_EQ(0, nr_isolated());
 }
 

@@ -14,7 +14,7 @@
 #define OLD ((const int[]){ A, B })
 #define NEW ((const int[]){ B, A })
 
-enum { THREADS = 6000, TRIES = 10 };
+enum { THREADS = 5000, TRIES = 10 };
 
 /* What the threads of a target share with the test. */
 struct board {
