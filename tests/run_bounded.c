@@ -80,7 +80,7 @@ static void set(const char *path, const char *text)
 	}
 }
 
-static void enable(const char *event, const char *text)
+static void event_set(const char *event, const char *text)
 {
 	char path[160];
 
@@ -113,12 +113,13 @@ static void record_stop(void)
 
 	if (!access(INSTANCE, F_OK)) {
 		if (!access(PROBES, F_OK))
-			enable(PROBES, "0");
+			event_set(PROBES, "0");
 		if (rmdir(INSTANCE))
 			die("rmdir " INSTANCE);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
-		sscanf(probes[i] + strlen("p:bounded/"), "%31s", name);
+		if (sscanf(probes[i] + strlen("p:bounded/"), "%31s", name) != 1)
+			die("probe %s", probes[i]);
 		snprintf(text, sizeof(text), TRACING "/events/bounded/%s", name);
 		if (access(text, F_OK))
 			continue;
@@ -142,9 +143,9 @@ static void record_start(enum what what)
 	set(INSTANCE "/trace_clock", "global");
 	set(INSTANCE "/buffer_size_kb", "8192");
 	for (size_t i = 0; i < ARRAY_LEN(events) && what == ALL; i++)
-		enable(events[i], "1");
+		event_set(events[i], "1");
 	if (what == DRAINS)
-		enable(PROBES "/drain", "1");
+		event_set(PROBES "/drain", "1");
 }
 
 static struct seen *seen_of(struct record *r, pid_t pid)
@@ -459,16 +460,45 @@ FIXTURE_VARIANT(batch)
 	bool needs_thp;
 };
 
-#define BATCH(name, kind_of, thp)						\
-	FIXTURE_VARIANT_ADD(batch, name) { .kind = kind_of, .needs_thp = thp }
+FIXTURE_VARIANT_ADD(batch, tmpfs_first_pages)
+{
+	.kind = TMPFS_PAGES,
+	.needs_thp = true,
+};
 
-BATCH(tmpfs_first_pages, TMPFS_PAGES, true);
-BATCH(tmpfs_fault_around, TMPFS_AROUND, true);
-BATCH(ext4_first_pages, EXT4_PAGES, false);
-BATCH(thp_by_pmd, THP_PMD, true);
-BATCH(thp_by_pte, THP_PTE, true);
-BATCH(thp_a_page_of_each, THP_PAGES, true);
-BATCH(hugetlb, HUGETLB, false);
+FIXTURE_VARIANT_ADD(batch, tmpfs_fault_around)
+{
+	.kind = TMPFS_AROUND,
+	.needs_thp = true,
+};
+
+FIXTURE_VARIANT_ADD(batch, ext4_first_pages)
+{
+	.kind = EXT4_PAGES,
+};
+
+FIXTURE_VARIANT_ADD(batch, thp_by_pmd)
+{
+	.kind = THP_PMD,
+	.needs_thp = true,
+};
+
+FIXTURE_VARIANT_ADD(batch, thp_by_pte)
+{
+	.kind = THP_PTE,
+	.needs_thp = true,
+};
+
+FIXTURE_VARIANT_ADD(batch, thp_a_page_of_each)
+{
+	.kind = THP_PAGES,
+	.needs_thp = true,
+};
+
+FIXTURE_VARIANT_ADD(batch, hugetlb)
+{
+	.kind = HUGETLB,
+};
 
 FIXTURE_SETUP(batch)
 {
@@ -517,7 +547,7 @@ TEST_F(batch, isolates_at_most)
 		EXPECT_EQ((long)r->all, s.moved);
 	}
 	EXPECT_GE(MOST + s.largest, s.most);
-	EXPECT_LT((long)0, s.most);
+	EXPECT_LT(0, s.most);
 	EXPECT_EQ(0, s.held);
 	EXPECT_EQ(0, nr_isolated());
 	close(fd);
@@ -676,19 +706,53 @@ FIXTURE_VARIANT(compaction)
 	bool confined;		/* its caller may not use the new nodes itself */
 };
 
-#define COMPACTION(name, pages_of, jobs_of, is_confined)				\
-	FIXTURE_VARIANT_ADD(compaction, name) {						\
-		.pages = pages_of, .jobs = jobs_of, .confined = is_confined }
+FIXTURE_VARIANT_ADD(compaction, thp)
+{
+	.pages = HPAGE_NR,
+	.jobs = 1,
+};
 
-COMPACTION(thp, HPAGE_NR, 1, false);
-COMPACTION(thp_confined, HPAGE_NR, 1, true);
-COMPACTION(thp_two_jobs, HPAGE_NR, 2, true);
-COMPACTION(of_16_pages, 16, 1, false);
-COMPACTION(of_16_pages_two_jobs, 16, 2, true);
-COMPACTION(of_8_pages, 8, 1, true);
-COMPACTION(of_4_pages, 4, 1, false);
+FIXTURE_VARIANT_ADD(compaction, thp_confined)
+{
+	.pages = HPAGE_NR,
+	.jobs = 1,
+	.confined = true,
+};
 
-static void chosen(char *text)
+FIXTURE_VARIANT_ADD(compaction, thp_two_jobs)
+{
+	.pages = HPAGE_NR,
+	.jobs = 2,
+	.confined = true,
+};
+
+FIXTURE_VARIANT_ADD(compaction, of_16_pages)
+{
+	.pages = 16,
+	.jobs = 1,
+};
+
+FIXTURE_VARIANT_ADD(compaction, of_16_pages_two_jobs)
+{
+	.pages = 16,
+	.jobs = 2,
+	.confined = true,
+};
+
+FIXTURE_VARIANT_ADD(compaction, of_8_pages)
+{
+	.pages = 8,
+	.jobs = 1,
+	.confined = true,
+};
+
+FIXTURE_VARIANT_ADD(compaction, of_4_pages)
+{
+	.pages = 4,
+	.jobs = 1,
+};
+
+static void only_chosen(char *text)
 {
 	char *p = strchr(text, '['), *end = strchr(text, ']');
 
@@ -710,8 +774,8 @@ FIXTURE_SETUP(compaction)
 	if (file_read(thp_file(HPAGE_NR), self->was[0], sizeof(self->was[0])) ||
 	    file_read(thp_file(variant->pages), self->was[1], sizeof(self->was[1])))
 		die("%s", dir);
-	chosen(self->was[0]);
-	chosen(self->was[1]);
+	only_chosen(self->was[0]);
+	only_chosen(self->was[1]);
 	set(thp_file(HPAGE_NR), "never");
 	set(thp_file(variant->pages), "always");
 	self->old[0] = self->new[1] = mem[nr_mem - 1];

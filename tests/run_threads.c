@@ -150,7 +150,7 @@ static void shown_policy(pid_t pid, pid_t tid, char *policy, size_t size)
 	end = strchr(line, ' ');
 	if (!end)
 		die("no policy in %s", line);
-	snprintf(policy, size, "%.*s", (int)strcspn(end + 1, " \n"), end + 1);
+	snprintf(policy, size, "%.*s", (int)strcspn(end + 1, "\n "), end + 1);
 }
 
 static void threads_start(struct child *c, struct board *b)
