@@ -711,10 +711,10 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	if (pm_walk_pause(mw, start))
 		return -EAGAIN;
 	/*
-	 * Device memory, and what the kernel itself maps without a file: the
-	 * vdso and its data.
+	 * Device memory without private copies, and what the kernel itself maps
+	 * without a file: the vdso and its data.
 	 */
-	if ((vma->vm_flags & (VM_IO | VM_PFNMAP)) ||
+	if (((vma->vm_flags & (VM_IO | VM_PFNMAP)) && !vma->anon_vma) ||
 	    (!vma->vm_file && vma->vm_ops))
 		return 1;
 	/*

@@ -46,18 +46,14 @@ enum pm_wait {
 	PM_WAIT_POLICY,			/* a VMA, or other tasks */
 };
 
-/* And of whom. */
+/* And for whom; and how many helpers may do that at a time. */
 struct pm_asked {
 	enum pm_wait wait;
 	u32 dev;			/* the file system's device, if any */
 	u32 uid;			/* who opened the file */
-};
-
-/* Helpers that wait for an answer that may never come. */
-struct pm_lost {
-	u32 of_device;			/* for the same from the same device */
-	u32 of_user;
-	u32 all;
+	u32 of_device;			/* for the same device */
+	u32 of_user;			/* for files of the same user */
+	u32 in_all;			/* for the same kind of answer */
 };
 
 struct pm_vma {
@@ -186,12 +182,11 @@ int pm_shim_turn_take(struct mutex *lock);
 void pm_shim_turn_give(struct mutex *lock);
 
 struct pm_helper;
-struct pm_helper *pm_shim_helper_start(const char *name);
+struct pm_helper *pm_shim_helper_new(const char *name);
 void *pm_shim_helper_end(struct pm_helper *helper);
 int pm_shim_helper_run(struct pm_helper *helper, void *job,
 		       unsigned int patience, unsigned int last,
 		       const struct pm_asked *asked);
-void pm_shim_helpers_lost(const struct pm_asked *asked, struct pm_lost *out);
 
 int pm_shim_workers_start(void);
 void pm_shim_workers_stop(void);

@@ -310,7 +310,7 @@ impl Rewrite<'_> {
             None => {
                 let pid = task::process_id(self.scope.task);
                 let name = CString::try_from_fmt(fmt!("pm_policy/{pid}"))?;
-                Helper::start(&name)?
+                Helper::new(&name)?
             }
         };
         let (helper, ended) = helper.run(patience, &Wait::Policy.for_nobody(), work)?;

@@ -14,7 +14,6 @@ use kernel::{
 use crate::shim::{
     file::MappedFile,
     helper::{
-        self,
         Asked,
         Ended,
         Helper,
@@ -29,12 +28,12 @@ const PATIENCE: Patience = Patience {
     last: 100,
 };
 
-/// Lost helpers that wait for one device, for the files of one user, and in all. A file system that
-/// has not answered is not asked again before it has. A user who mounts one dead server after the other
-/// uses up that user's own share.
-const MAX_OF_DEVICE: u32 = 1;
-const MAX_OF_USER: u32 = 8;
-const MAX_IN_ALL: u32 = 64;
+/// Helpers that may wait for one device, for the files of one user, and in all, at a time. A file
+/// system that has not answered is not asked again before it has. A user who mounts one dead server
+/// after the other uses up that user's own share.
+const OF_DEVICE: u32 = 1;
+const OF_USER: u32 = 8;
+const IN_ALL: u32 = 64;
 
 /// Asks file systems for one call.
 pub(crate) struct Questions {
@@ -59,10 +58,12 @@ impl Questions {
         wait: Wait,
         question: impl FnOnce(&MappedFile) -> T + Send + 'static,
     ) -> Result<Option<T>> {
-        let asked = file.asked(wait);
-        if !may_ask(&asked) {
-            return Ok(None);
-        }
+        let asked = Asked {
+            of_device: OF_DEVICE,
+            of_user: OF_USER,
+            in_all: IN_ALL,
+            ..file.asked(wait)
+        };
         let helper = self.helper_for(&asked)?;
         // The file is given up over there, too: to put the last reference may be to wait.
         let (helper, ended) = helper.run(PATIENCE, &asked, move || question(&file))?;
@@ -81,13 +82,8 @@ impl Questions {
                 // So that whoever finds the thread waiting knows for what.
                 let (major, minor) = (asked.dev >> 20, asked.dev & 0xf_ffff);
                 let name = CString::try_from_fmt(fmt!("pm_ask/{major}:{minor}"))?;
-                Helper::start(&name)
+                Helper::new(&name)
             }
         }
     }
-}
-
-fn may_ask(asked: &Asked) -> bool {
-    let lost = helper::lost(asked);
-    lost.of_device < MAX_OF_DEVICE && lost.of_user < MAX_OF_USER && lost.all < MAX_IN_ALL
 }

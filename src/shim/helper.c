@@ -7,12 +7,13 @@
  * kernel thread that waits in the caller's place. When the caller's patience
  * ends, the helper gets a SIGKILL, which ends every wait that a kill can end.
  * What is left, for example a FUSE request that its server has read, lasts until
- * the server answers or its connection is aborted. Such a helper is lost: it is
- * remembered with the device and the user that it waits for until it ends, so
- * that the Rust half can bound their number. It holds the module, and the file
- * that it was asked about.
+ * the server answers or its connection is aborted. Such a helper is lost. It holds
+ * the module, and the file that it was asked about, until it ends.
  *
- * Locks: pm_lost_lock is a leaf.
+ * So each helper is in a list while it is at work, with the device and the user
+ * that it waits for, and there is a limit for each.
+ *
+ * Locks: pm_busy_lock is a leaf.
  */
 #include <linux/completion.h>
 #include <linux/cred.h>
@@ -26,6 +27,7 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/wait.h>
 
 #include "page_migrate_shim.h"
 
@@ -37,17 +39,20 @@
 
 struct pm_helper {
 	refcount_t refs;		/* the caller's and the thread's */
-	struct task_struct *task;	/* held by the caller */
+	struct task_struct *task;	/* held by the caller, or NULL */
+	char name[32];
 	struct completion wanted;	/* @job is there, or the end */
 	struct completion done;
 	void *job;			/* NULL: none, or the end */
 	struct mem_cgroup *memcg;	/* pays for what the thread allocates */
-	struct list_head lost;		/* in pm_lost, or empty */
-	struct pm_asked asked;		/* whom a lost helper waits for */
+	struct list_head busy;		/* in pm_busy, or empty */
+	struct pm_asked asked;		/* whom a busy helper waits for */
+	bool lost;			/* nobody waits for the helper itself */
 };
 
-static LIST_HEAD(pm_lost);
-static DEFINE_SPINLOCK(pm_lost_lock);
+static LIST_HEAD(pm_busy);
+static DEFINE_SPINLOCK(pm_busy_lock);
+static DECLARE_WAIT_QUEUE_HEAD(pm_busy_wait);
 
 static void pm_helper_put(struct pm_helper *helper)
 {
@@ -55,6 +60,68 @@ static void pm_helper_put(struct pm_helper *helper)
 		return;
 	mem_cgroup_put(helper->memcg);
 	kfree(helper);
+}
+
+/* Return: 0 if the helper is in the list now, -EAGAIN to wait, -EBUSY for no use. */
+static int pm_helper_try_enter(struct pm_helper *helper,
+			       const struct pm_asked *asked)
+{
+	/* Those that may be done soon, and those that are lost. */
+	unsigned int device[2] = {}, user[2] = {}, all[2] = {};
+	struct pm_helper *other;
+	int err = 0;
+
+	spin_lock(&pm_busy_lock);
+	list_for_each_entry(other, &pm_busy, busy) {
+		bool lost = READ_ONCE(other->lost);
+
+		if (other->asked.wait != asked->wait)
+			continue;
+		device[lost] += other->asked.dev == asked->dev;
+		user[lost] += other->asked.uid == asked->uid;
+		all[lost]++;
+	}
+	if (device[true] >= asked->of_device || user[true] >= asked->of_user ||
+	    all[true] >= asked->in_all)
+		err = -EBUSY;
+	else if (device[true] + device[false] >= asked->of_device ||
+		 user[true] + user[false] >= asked->of_user ||
+		 all[true] + all[false] >= asked->in_all)
+		err = -EAGAIN;
+	if (!err) {
+		helper->asked = *asked;
+		list_add(&helper->busy, &pm_busy);
+	}
+	spin_unlock(&pm_busy_lock);
+	return err;
+}
+
+static void pm_helper_leave(struct pm_helper *helper)
+{
+	spin_lock(&pm_busy_lock);
+	list_del_init(&helper->busy);
+	spin_unlock(&pm_busy_lock);
+	wake_up_all(&pm_busy_wait);
+}
+
+/* Wait until a helper may ask. Return: as pm_shim_helper_run(). */
+static int pm_helper_enter(struct pm_helper *helper,
+			   const struct pm_asked *asked, unsigned long patience)
+{
+	unsigned long first = min(patience, (unsigned long)PM_HELPER_AT_LEAST);
+	long left;
+	int err;
+
+	left = wait_event_killable_timeout(pm_busy_wait,
+			(err = pm_helper_try_enter(helper, asked)) != -EAGAIN,
+			first);
+	if (!left && patience > first)
+		left = wait_event_interruptible_timeout(pm_busy_wait,
+				(err = pm_helper_try_enter(helper, asked)) != -EAGAIN,
+				patience - first);
+	if (left < 0)
+		return -EINTR;
+	return err ? -ETIMEDOUT : 0;
 }
 
 static int pm_helper_main(void *data)
@@ -75,42 +142,48 @@ static int pm_helper_main(void *data)
 		set_active_memcg(before);
 		complete(&helper->done);
 	}
-	spin_lock(&pm_lost_lock);
-	list_del_init(&helper->lost);
-	spin_unlock(&pm_lost_lock);
+	pm_helper_leave(helper);
 	pm_helper_put(helper);
 	module_put_and_kthread_exit(0);
 	return 0;
 }
 
 /**
- * pm_shim_helper_start() - start a helper
- * @name: the thread's name
+ * pm_shim_helper_new() - make a helper
+ * @name: what its thread will be called, when it has something to do
  *
- * Return: the helper, for pm_shim_helper_end(), or an error pointer.
+ * Return: the helper, for pm_shim_helper_end(), or NULL.
  */
-struct pm_helper *pm_shim_helper_start(const char *name)
+struct pm_helper *pm_shim_helper_new(const char *name)
 {
 	struct pm_helper *helper = kzalloc_obj(*helper, GFP_KERNEL_ACCOUNT);
-	struct task_struct *task;
 
 	if (!helper)
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 	init_completion(&helper->wanted);
 	init_completion(&helper->done);
-	INIT_LIST_HEAD(&helper->lost);
-	refcount_set(&helper->refs, 2);
-	task = kthread_create(pm_helper_main, helper, "%s", name);
-	if (IS_ERR(task)) {
-		kfree(helper);
-		return ERR_CAST(task);
-	}
-	helper->task = get_task_struct(task);
+	INIT_LIST_HEAD(&helper->busy);
+	refcount_set(&helper->refs, 1);
 	helper->memcg = get_mem_cgroup_from_mm(current->mm);
+	strscpy(helper->name, name);
+	return helper;
+}
+
+static int pm_helper_start(struct pm_helper *helper)
+{
+	struct task_struct *task;
+
+	if (helper->task)
+		return 0;
+	task = kthread_create(pm_helper_main, helper, "%s", helper->name);
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	helper->task = get_task_struct(task);
+	refcount_inc(&helper->refs);
 	/* An open file keeps the module now; the thread may outlive it. */
 	__module_get(THIS_MODULE);
 	wake_up_process(task);
-	return helper;
+	return 0;
 }
 
 /**
@@ -124,7 +197,8 @@ void *pm_shim_helper_end(struct pm_helper *helper)
 	void *job = xchg(&helper->job, NULL);
 
 	complete(&helper->wanted);
-	put_task_struct(helper->task);
+	if (helper->task)
+		put_task_struct(helper->task);
 	pm_helper_put(helper);
 	return job;
 }
@@ -135,10 +209,13 @@ void *pm_shim_helper_end(struct pm_helper *helper)
  * @job: handed to page_migrate_help() on the helper's thread
  * @patience: milliseconds to wait
  * @last: milliseconds that it may take to notice that it has been killed
- * @asked: whom the job may have to wait for
+ * @asked: whom the job may have to wait for, and how many helpers may
  *
- * Return: 0 when the job is done. -EINTR if a signal came, -ETIMEDOUT if it took
- * too long: then the helper has been killed, may still be at work, and is good
+ * Waits for other helpers to be done first, where there are too many; but not
+ * for one that is lost.
+ *
+ * Return: 0 when the job is done. -ENOMEM. -EINTR if a signal came, -ETIMEDOUT if
+ * it took too long: then the helper has been killed, may still be at work, and is good
  * for nothing but pm_shim_helper_end().
  */
 int pm_shim_helper_run(struct pm_helper *helper, void *job,
@@ -148,37 +225,32 @@ int pm_shim_helper_run(struct pm_helper *helper, void *job,
 	unsigned long rest = msecs_to_jiffies(patience);
 	unsigned long first = min(rest, (unsigned long)PM_HELPER_AT_LEAST);
 	long left;
+	int err;
 
 	xchg(&helper->job, job);
+	/* There is no thread before it may ask. */
+	err = pm_helper_enter(helper, asked, rest);
+	if (err)
+		return err;
+	err = pm_helper_start(helper);
+	if (err) {
+		pm_helper_leave(helper);
+		return err;
+	}
 	complete(&helper->wanted);
 	left = wait_for_completion_killable_timeout(&helper->done, first);
 	if (!left && rest > first)
 		left = wait_for_completion_interruptible_timeout(&helper->done,
 								 rest - first);
-	if (left > 0)
-		return 0;
-	send_sig(SIGKILL, helper->task, 1);
-	if (!wait_for_completion_timeout(&helper->done, msecs_to_jiffies(last))) {
-		helper->asked = *asked;
-		spin_lock(&pm_lost_lock);
-		list_add(&helper->lost, &pm_lost);
-		spin_unlock(&pm_lost_lock);
+	if (left <= 0) {
+		send_sig(SIGKILL, helper->task, 1);
+		if (!wait_for_completion_timeout(&helper->done,
+						 msecs_to_jiffies(last))) {
+			/* It leaves the list when it ends. */
+			WRITE_ONCE(helper->lost, true);
+			return left ? -EINTR : -ETIMEDOUT;
+		}
 	}
-	return left ? -EINTR : -ETIMEDOUT;
-}
-
-/* Count the helpers that are lost: by device, by user, and all. */
-void pm_shim_helpers_lost(const struct pm_asked *asked, struct pm_lost *out)
-{
-	struct pm_helper *helper;
-
-	*out = (struct pm_lost){};
-	spin_lock(&pm_lost_lock);
-	list_for_each_entry(helper, &pm_lost, lost) {
-		out->all++;
-		out->of_device += helper->asked.dev == asked->dev &&
-				  helper->asked.wait == asked->wait;
-		out->of_user += helper->asked.uid == asked->uid;
-	}
-	spin_unlock(&pm_lost_lock);
+	pm_helper_leave(helper);
+	return left > 0 ? 0 : left ? -EINTR : -ETIMEDOUT;
 }

@@ -8,7 +8,6 @@
 use core::ptr::NonNull;
 
 use kernel::{
-    error::from_err_ptr,
     ffi::c_void,
     new_mutex,
     prelude::*,
@@ -20,10 +19,7 @@ use kernel::{
 
 use crate::bindings;
 
-pub(crate) use bindings::{
-    pm_asked as Asked,
-    pm_lost as Lost, //
-};
+pub(crate) use bindings::pm_asked as Asked;
 
 /// What a job may have to wait for.
 #[derive(Clone, Copy)]
@@ -37,9 +33,12 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
-    /// For no file.
+    /// For no file, and by as many helpers as want.
     pub(crate) fn for_nobody(self) -> Asked {
         Asked {
+            of_device: u32::MAX,
+            of_user: u32::MAX,
+            in_all: u32::MAX,
             wait: match self {
                 Self::Mark => bindings::pm_wait_PM_WAIT_MARK,
                 Self::Write => bindings::pm_wait_PM_WAIT_WRITE,
@@ -110,15 +109,16 @@ unsafe fn take<F: FnOnce() -> T, T: Unpin>(job: *mut c_void, run: bool) {
 }
 
 impl Helper {
-    /// Starts one. `name` is what the thread is called.
+    /// Makes one. `name` is what its thread will be called, which is there once there is something to
+    /// do.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, or `EINTR` if the caller is being killed.
-    pub(crate) fn start(name: &CStr) -> Result<Self> {
+    /// `ENOMEM`.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
         // SAFETY: `name` is a C string.
-        let helper = from_err_ptr(unsafe { bindings::pm_shim_helper_start(name.as_char_ptr()) })?;
-        // INVARIANT: It was started just now.
+        let helper = unsafe { bindings::pm_shim_helper_new(name.as_char_ptr()) };
+        // INVARIANT: It was made just now.
         NonNull::new(helper).map(Self).ok_or(ENOMEM)
     }
 
@@ -157,6 +157,9 @@ impl Helper {
             return Ok((Some(self), Ended::Done(answer)));
         }
         drop(self);
+        if err == ENOMEM.to_errno() {
+            return Err(ENOMEM);
+        }
         let answer = answer.lock().take();
         let ended = if err == EINTR.to_errno() {
             Ended::Interrupted(answer)
@@ -200,12 +203,4 @@ unsafe fn dispatch(job: *mut c_void, run: bool) {
 unsafe extern "C" fn page_migrate_help(job: *mut c_void) {
     // SAFETY: By the requirements.
     unsafe { dispatch(job, true) };
-}
-
-/// How many helpers wait for an answer that may never come.
-pub(crate) fn lost(asked: &Asked) -> Lost {
-    let mut lost = Lost::default();
-    // SAFETY: Reads the first and writes the second.
-    unsafe { bindings::pm_shim_helpers_lost(asked, &mut lost) };
-    lost
 }
