@@ -31,7 +31,7 @@ const PATIENCE: Patience = Patience {
 /// Helpers that may wait for one device, for the files of one user, and in all, at a time. A file
 /// system that has not answered is not asked again before it has. A user who mounts one dead server
 /// after the other uses up that user's own share.
-const OF_DEVICE: u32 = 1;
+const OF_DEVICE: u32 = 4;
 const OF_USER: u32 = 8;
 const IN_ALL: u32 = 64;
 

@@ -81,7 +81,8 @@ static int pm_helper_try_enter(struct pm_helper *helper,
 		user[lost] += other->asked.uid == asked->uid;
 		all[lost]++;
 	}
-	if (device[true] >= asked->of_device || user[true] >= asked->of_user ||
+	/* Who has left one question unanswered is asked no other. */
+	if ((asked->dev && device[true]) || user[true] >= asked->of_user ||
 	    all[true] >= asked->in_all)
 		err = -EBUSY;
 	else if (device[true] + device[false] >= asked->of_device ||
