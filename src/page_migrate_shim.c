@@ -849,6 +849,32 @@ ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 	return len;
 }
 
+/*
+ * A journal keeps the buffers of a file's pages for as long as it lists them for a
+ * checkpoint, although they have been written by now. Take them away.
+ */
+static void pm_release_buffers(struct address_space *mapping)
+{
+	struct folio_batch fbatch;
+	pgoff_t index = 0;
+
+	folio_batch_init(&fbatch);
+	while (!fatal_signal_pending(current) &&
+	       filemap_get_folios(mapping, &index, ULONG_MAX, &fbatch)) {
+		for (unsigned int i = 0; i < folio_batch_count(&fbatch); i++) {
+			struct folio *folio = fbatch.folios[i];
+
+			if (!folio_trylock(folio))
+				continue;
+			if (folio->mapping == mapping)
+				filemap_release_folio(folio, GFP_KERNEL);
+			folio_unlock(folio);
+		}
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+}
+
 /**
  * pm_shim_file_write_back() - have a file's dirty pages written
  * @file: the file, held
@@ -859,8 +885,11 @@ ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 void pm_shim_file_write_back(const struct pm_file *file)
 {
 	struct inode *inode = d_inode(file->pages.dentry);
+	bool wait = !pm_inode_is_served(inode);
 
-	write_inode_now(inode, !pm_inode_is_served(inode));
+	write_inode_now(inode, wait);
+	if (wait)
+		pm_release_buffers(inode->i_mapping);
 }
 
 /**
