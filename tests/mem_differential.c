@@ -43,6 +43,11 @@
 #define KSM "/sys/kernel/mm/ksm/"
 #define THP "/sys/kernel/mm/transparent_hugepage/"
 
+#define IMAGES SCRATCH "/pm-differential"
+#define XFS_DIR IMAGES "/xfs"
+#define BLOCKS_DIR IMAGES "/blocks"
+#define DISK IMAGES "/disk"
+
 enum {
 	PLACES = 4,		/* nodes on which memory is placed */
 	MAX_MAPS = 6,
@@ -411,6 +416,36 @@ static bool build_thp_in_part(struct twin *t, struct area *a)
 	return true;
 }
 
+static bool build_thp_locked(struct twin *t, struct area *a)
+{
+	char *p = filled_thp(t, 1);
+
+	if (mlock(p, HPAGE))
+		die("mlock");
+	add(a, p, HPAGE_NR);
+	return true;
+}
+
+static bool build_thp_no_access(struct twin *t, struct area *a)
+{
+	char *p = filled_thp(t, 1);
+
+	if (mprotect(p, HPAGE, PROT_NONE))
+		die("mprotect");
+	add(a, p, HPAGE_NR);
+	return true;
+}
+
+static bool build_thp_freed_lazily(struct twin *t, struct area *a)
+{
+	char *p = filled_thp(t, 1);
+
+	if (madvise(p, HPAGE, MADV_FREE))
+		die("MADV_FREE");
+	add(a, p, HPAGE_NR);
+	return true;
+}
+
 /* Across two page tables, or in two parts far from each other. */
 static bool build_thp_elsewhere(struct twin *t, struct area *a)
 {
@@ -708,6 +743,54 @@ static bool build_memfd(struct twin *t, struct area *a)
 	return true;
 }
 
+/* Folios of 64 kB, which are chosen for shared memory by a setting of their own. */
+static bool build_memfd_mthp(struct twin *t, struct area *a)
+{
+	size_t n = some(t, 4, 8) * MTHP_NR;
+	char *p = reserve(n);
+
+	map_fixed(p, n, PROT_READ | PROT_WRITE, MAP_SHARED, new_memfd(0, n), 0);
+	if (madvise(p, n * PAGE, MADV_HUGEPAGE))
+		die("MADV_HUGEPAGE");
+	for (size_t i = 0; i < n; i++) {
+		if (i % MTHP_NR == 0)
+			bind_to(some_node(t));
+		touch_to_write(p + i * PAGE);
+	}
+	bind_to(-1);
+	fill(p, n, next_random(&t->rnd));
+	add(a, p, n);
+	return true;
+}
+
+static bool build_memfd_pinned(struct twin *t, struct area *a)
+{
+	size_t n = some(t, 32, 32), k;
+	char *p = map_small(n, MAP_SHARED, new_memfd(0, n)), *q = part(t, p, n, &k);
+
+	scatter(t, p, n);
+	fill(p, n, next_random(&t->rnd));
+	pin(q, k);
+	add(a, p, n);
+	return true;
+}
+
+static bool build_memfd_from_swap(struct twin *t, struct area *a)
+{
+	size_t n = some(t, 64, 64), k;
+	char *p = map_small(n, MAP_SHARED, new_memfd(0, n)), *q = part(t, p, n, &k);
+
+	scatter(t, p, n);
+	fill(p, n, next_random(&t->rnd));
+	if (madvise(p, n * PAGE, MADV_PAGEOUT))
+		die("MADV_PAGEOUT");
+	bind_to(old_node(t));
+	touch(q, k);
+	bind_to(-1);
+	add(a, p, n);
+	return true;
+}
+
 static bool build_system_v(struct twin *t, struct area *a)
 {
 	size_t n = some(t, 32, 64);
@@ -856,7 +939,27 @@ static bool build_hugetlb_memfd(struct twin *t, struct area *a)
 	return true;
 }
 
-/* A file on the scratch disk that the twin removes when it ends. */
+/* Some huge pages are the file's, the others are copies. */
+static bool build_hugetlb_copies(struct twin *t, struct area *a)
+{
+	enum { N = 2 * HPAGE_NR };
+	int fd = new_memfd(MFD_HUGETLB, N), node = old_node(t);
+	char *p = reserve(2 * N), *q = p + N * PAGE;
+
+	if (mmap(p, N * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != p ||
+	    mmap(q, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) != q ||
+	    !touch_huge(t, p, 2) || !free_huge(node))
+		return false;
+	touch(q, N);
+	bind_to(node);
+	q[HPAGE] ^= 1;
+	bind_to(-1);
+	add(a, p, N);
+	add(a, q, N);
+	return true;
+}
+
+/* A file on the scratch disk that is removed when the twin ends. */
 static int new_file(struct twin *t, int kind, char **path)
 {
 	char name[32];
@@ -954,13 +1057,86 @@ static bool build_file_journalled(struct twin *t, struct area *a)
 	if (ioctl(fd, FS_IOC_SETFLAGS, &flags))
 		return false;
 	fill_file(t, fd, n);
-	if (fsync(fd))
+	if (coin(t) && fsync(fd))
 		die("fsync");
 	p = map_small(n, MAP_SHARED, fd);
 	touch(p, n);
-	fill(p, n, next_random(&t->rnd));
+	if (coin(t))
+		fill(p, n, next_random(&t->rnd));
 	add(a, p, n);
 	return true;
+}
+
+/*
+ * A file on one of the file systems that the fixture has mounted: clean, written
+ * to by write(2), or through the mapping.
+ */
+static bool file_on(struct twin *t, struct area *a, const char *dir)
+{
+	size_t n = some(t, 64, 64);
+	char *path = t->path[t->nr_paths++], *p;
+	int fd;
+
+	snprintf(path, sizeof(t->path[0]), "%s/%d", dir, getpid());
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		die("%s", path);
+	fill_file(t, fd, n);
+	if (coin(t) && fsync(fd))
+		die("fsync");
+	p = map_small(n, MAP_SHARED, fd);
+	touch(p, n);
+	if (coin(t))
+		fill(p, n / 2, next_random(&t->rnd));
+	add(a, p, n);
+	return true;
+}
+
+static bool build_file_xfs(struct twin *t, struct area *a)
+{
+	return file_on(t, a, XFS_DIR);
+}
+
+/* Its blocks are larger than a page, so its folios cannot be split. */
+static bool build_file_large_blocks(struct twin *t, struct area *a)
+{
+	return file_on(t, a, BLOCKS_DIR);
+}
+
+/* A disk itself, of which the last twin has left nothing in memory. */
+static bool build_block_device(struct twin *t, struct area *a)
+{
+	size_t n = some(t, 32, 32);
+	int fd = open(DISK, O_RDWR | O_CLOEXEC);
+	char *p;
+
+	if (fd < 0 || ioctl(fd, BLKFLSBUF, 0))
+		die(DISK);
+	fill_file(t, fd, n);
+	if (coin(t) && fsync(fd))
+		die("fsync");
+	p = map_small(n, MAP_SHARED, fd);
+	touch(p, n);
+	add(a, p, n);
+	return true;
+}
+
+/* The ring of asynchronous I/O: pages of the kernel's that can move all the same. */
+static bool build_aio_ring(struct twin *t, struct area *a)
+{
+	static struct mapping maps[1024];
+	unsigned long ring = 0;
+	size_t n;
+
+	bind_to(old_node(t));
+	if (syscall(__NR_io_setup, 512, &ring))
+		die("io_setup");
+	bind_to(-1);
+	n = mappings_of(0, maps, ARRAY_LEN(maps));
+	for (size_t i = 0; i < n; i++)
+		if ((uintptr_t)maps[i].start == ring)
+			add(a, maps[i].start, maps[i].npages);
+	return a->nr_maps == 1;
 }
 
 /* Read ahead, the page cache is in large folios. */
@@ -1031,6 +1207,9 @@ static const struct kind {
 	{ "thp", build_thp, WRITES, NEEDS_THP },
 	{ "thp_by_pte", build_thp_by_pte, READS, NEEDS_THP },
 	{ "thp_in_part", build_thp_in_part, WRITES, NEEDS_THP },
+	{ "thp_locked", build_thp_locked, READS, NEEDS_THP },
+	{ "thp_no_access", build_thp_no_access, INHERITS, NEEDS_THP },
+	{ "thp_freed_lazily", build_thp_freed_lazily, INHERITS, NEEDS_THP | MAY_VANISH },
 	{ "thp_elsewhere", build_thp_elsewhere, WRITES, NEEDS_THP },
 	{ "mthp", build_mthp, WRITES, NEEDS_THP },
 	{ "collapsed", build_collapsed, WRITES, NEEDS_THP },
@@ -1049,12 +1228,16 @@ static const struct kind {
 	{ "secret", build_secret, ALONE, STAYS },
 	{ "shared_anon", build_shared_anon, READS, 0 },
 	{ "memfd", build_memfd, READS, 0 },
+	{ "memfd_mthp", build_memfd_mthp, READS, NEEDS_THP },
+	{ "memfd_pinned", build_memfd_pinned, ALONE, 0 },
+	{ "memfd_from_swap", build_memfd_from_swap, INHERITS, 0 },
 	{ "system_v", build_system_v, READS, 0 },
 	{ "tmpfs", build_tmpfs, READS, 0 },
 	{ "tmpfs_copies", build_tmpfs_copies, WRITES, 0 },
 	{ "tmpfs_huge", build_tmpfs_huge, READS, NEEDS_THP },
 	{ "hugetlb", build_hugetlb, READS, 0 },
 	{ "hugetlb_memfd", build_hugetlb_memfd, READS, 0 },
+	{ "hugetlb_copies", build_hugetlb_copies, READS, 0 },
 	{ "file_clean", build_file_clean, READS, 0 },
 	{ "file_dirty", build_file_dirty, READS, 0 },
 	{ "file_written", build_file_written, READS, 0 },
@@ -1064,6 +1247,11 @@ static const struct kind {
 	{ "file_deleted", build_file_deleted, READS, 0 },
 	{ "file_journalled", build_file_journalled, READS, 0 },
 	{ "file_large", build_file_large, READS, 0 },
+	{ "file_xfs", build_file_xfs, READS, 0 },
+	/* The kernel has such file systems only together with huge pages. */
+	{ "file_blocks", build_file_large_blocks, READS, NEEDS_THP },
+	{ "block_device", build_block_device, READS, 0 },
+	{ "aio_ring", build_aio_ring, ALONE, 0 },
 	{ "overlay", build_overlay, READS, 0 },
 };
 
@@ -1102,6 +1290,11 @@ static void share_area(struct twin *t, struct area *a)
 
 	child_start(c, share, &s);
 	child_get(c);
+	/* One that has gone has left its traces all the same. */
+	if (below(&t->rnd, 3) == 0) {
+		child_end(c);
+		return;
+	}
 	t->nr_sharers++;
 	for (int i = 0; i < own && a->nr_maps < MAX_MAPS; i++)
 		add_map(a, c->pid, a->map[i].p, a->map[i].npages);
@@ -1185,6 +1378,8 @@ static int twin_main(uint32_t seed)
 	/* The last first: the others wait on pipes that it holds as well. */
 	while (t.nr_sharers)
 		child_end(&t.sharer[--t.nr_sharers]);
+	child_put(&parent, t.nr_paths);
+	put_all(parent.out, t.path, t.nr_paths * sizeof(t.path[0]));
 	return 0;
 }
 
@@ -1419,10 +1614,17 @@ static void side_start(struct side *s, const struct plan *plan)
 
 static void side_end(struct side *s)
 {
-	int status;
+	static char path[MAX_FILES][128];
+	int status, n;
 
 	child_end(&s->caller);
 	child_put(&s->twin, 0);
+	/* It may not be allowed to remove them itself. */
+	n = child_get(&s->twin);
+	get_all(s->twin.in, path, n * sizeof(path[0]));
+	for (int i = 0; i < n; i++)
+		if (unlink(path[i]))
+			die("%s", path[i]);
 	if (waitpid(s->twin.pid, &status, 0) != s->twin.pid || status)
 		die("a twin ended with status %#x", status);
 	close(s->twin.in);
@@ -1445,7 +1647,7 @@ static void side_free(struct side *s)
 enum { WHOLE = KINDS };
 
 struct totals {
-	size_t compared, skipped, by_syscall, by_ours;
+	size_t compared, skipped, on_old, by_syscall, by_ours;
 };
 
 struct findings {
@@ -1555,6 +1757,7 @@ static void compare_maps(const struct plan *plan, const struct side *theirs, int
 		total->compared++;
 		if (tb->node < 0 || want == tb->node)
 			continue;
+		total->on_old++;
 		total->by_ours += oa->node == want;
 		if (ta->node != want)
 			continue;
@@ -1584,13 +1787,14 @@ static void compare(const struct plan *plan, const struct side *theirs, const st
 	}
 }
 
-/* Pages of the whole process that are on old nodes. */
-static size_t pages_on_old(const struct plan *plan, pid_t pid)
+/* Pages of a mapping, or of the whole process, that are on old nodes. */
+static size_t pages_on_old(const struct plan *plan, pid_t pid, const struct map *m)
 {
 	size_t n = 0;
 
 	for (int i = 0; i < plan->count; i++)
-		n += process_pages(pid, plan->old[i]);
+		n += m ? count_on(pid, m->p, m->npages, plan->old[i]) :
+			 process_pages(pid, plan->old[i]);
 	return n;
 }
 
@@ -1626,9 +1830,9 @@ static struct answer call_ours(const struct plan *plan, struct side *s, const st
 		pm_print(&answer.res);
 		f->differ[kind]++;
 	}
-	if (plan->overlaps || m || before != after)
+	if (plan->overlaps || before != after)
 		return answer;
-	on_old = pages_on_old(plan, pid);
+	on_old = pages_on_old(plan, pid, m);
 	if (on_old != pm_left(&answer.res)) {
 		report(plan, "%s: %zu pages are on old nodes, %llu were left by the counts", name,
 		       on_old, (long long)pm_left(&answer.res));
@@ -1663,14 +1867,14 @@ static void move_by_ours(const struct plan *plan, struct side *s, struct finding
 /* What our calls have left, the system call cannot move either. */
 static void move_the_rest(const struct plan *plan, struct side *s, struct findings *f)
 {
-	size_t was = pages_on_old(plan, s->twin.pid), in_areas = 0, is;
+	size_t was = pages_on_old(plan, s->twin.pid, NULL), in_areas = 0, is;
 	struct answer answer = ask(&s->caller, SYSTEM_CALL, NULL, 0);
 
 	if (answer.ret < 0) {
 		report(plan, "migrate_pages(2) returned %ld", answer.ret);
 		f->differ[WHOLE]++;
 	}
-	is = pages_on_old(plan, s->twin.pid);
+	is = pages_on_old(plan, s->twin.pid, NULL);
 	for (int i = 0; i < s->nr_areas; i++)
 		for (int k = 0; k < s->area[i].nr_maps; k++) {
 			const struct map *m = &s->area[i].map[k];
@@ -1687,8 +1891,8 @@ static void move_the_rest(const struct plan *plan, struct side *s, struct findin
 				    is_old(plan, then[n].node))
 					continue;
 				if (differ++ < SHOWN)
-					report(plan, "%s, page %zu of %zu: after our calls %s; then "
-					       "migrate_pages(2): %s", map_text(s, i, k), n,
+					report(plan, "%s, page %zu of %zu: after our calls %s; "
+					       "then migrate_pages(2): %s", map_text(s, i, k), n,
 					       m->npages, page_text(a), page_text(&then[n]));
 			}
 			f->differ[s->area[i].kind] += differ;
@@ -1761,6 +1965,7 @@ static size_t round_of(uint32_t seed, struct totals *total)
 		for (int kind = 0; kind < KINDS; kind++) {
 			total[kind].compared += f.total[kind].compared;
 			total[kind].skipped += f.total[kind].skipped;
+			total[kind].on_old += f.total[kind].on_old;
 			total[kind].by_syscall += f.total[kind].by_syscall;
 			total[kind].by_ours += f.total[kind].by_ours;
 		}
@@ -1786,6 +1991,7 @@ static const struct setting {
 	{ "/proc/sys/vm/compaction_proactiveness", "0", false },
 	{ THP "khugepaged/scan_sleep_millisecs", "100000000", true },
 	{ THP "hugepages-64kB/enabled", "madvise", true },
+	{ THP "hugepages-64kB/shmem_enabled", "advise", true },
 	{ KSM "pages_to_scan", "1000", false },
 	{ KSM "sleep_millisecs", "5", false },
 	{ KSM "run", "0", false },
@@ -1823,8 +2029,15 @@ FIXTURE_SETUP(differential)
 			TH_LOG("%s", settings[i].path);
 	}
 	swap_start(self->swap, sizeof(self->swap), 4096);
-	if (system("modprobe overlay"))
-		die("modprobe overlay");
+	ASSERT_EQ(0, system("modprobe -a overlay loop xfs && "
+			    "mkdir -p " XFS_DIR " " BLOCKS_DIR " && "
+			    "truncate -s 320M " XFS_DIR ".img && mkfs.xfs -q -f " XFS_DIR ".img && "
+			    "mount -o loop " XFS_DIR ".img " XFS_DIR " && "
+			    "truncate -s 4M " DISK ".img && "
+			    "ln -sf $(losetup -f --show " DISK ".img) " DISK));
+	if (has_thp())
+		ASSERT_EQ(0, system("mkfs.ext4 -q -F -b 65536 " BLOCKS_DIR ".img 96M "
+				    "2>/dev/null && mount -o loop " BLOCKS_DIR ".img " BLOCKS_DIR));
 	self->seconds = seconds ? atof(seconds) : 60;
 	self->seed = seed ? strtoul(seed, NULL, 0) : time(NULL) & 0xffffff;
 	TH_LOG("PM_SEED=%u PM_SECONDS=%.0f", self->seed, self->seconds);
@@ -1839,6 +2052,8 @@ FIXTURE_TEARDOWN(differential)
 	for (int i = 0; i < PLACES; i++)
 		node_pool(mem[i], "0");
 	swap_end(self->swap);
+	EXPECT_EQ(0, system("umount " XFS_DIR "; umount " BLOCKS_DIR " 2>/dev/null; "
+			    "losetup -d $(readlink " DISK "); rm -r " IMAGES));
 }
 
 TEST_F_TIMEOUT(differential, what_the_system_call_moves, 1000000)
@@ -1856,13 +2071,13 @@ TEST_F_TIMEOUT(differential, what_the_system_call_moves, 1000000)
 		TH_LOG("seed %u: %.1f s", self->seed + rounds, now() - at);
 		rounds++;
 	}
-	fprintf(stderr, "# %u rounds. Pages: compared, not alike in the twins, moved by migrate_pages(2)"
-		", moved by ours\n", rounds);
+	fprintf(stderr, "# %u rounds. Pages: compared, not alike in the twins, on old nodes, of "
+		"these moved by migrate_pages(2), by ours\n", rounds);
 	for (int kind = 0; kind < KINDS; kind++) {
 		const struct totals *t = &total[kind];
 
-		fprintf(stderr, "# %16s %7zu %7zu %7zu %7zu\n", kinds[kind].name, t->compared,
-			t->skipped, t->by_syscall, t->by_ours);
+		fprintf(stderr, "# %16s %7zu %7zu %7zu %7zu %7zu\n", kinds[kind].name,
+			t->compared, t->skipped, t->on_old, t->by_syscall, t->by_ours);
 		if (only || !is_wanted(kind))
 			continue;
 		EXPECT_LT(0, t->compared)
