@@ -66,11 +66,11 @@ enum {
 /*
  * What follows from a seed.
  */
-enum who { ROOT, NOBODY_AT_ALL, ROOT_WITHOUT_NICE, CALLERS };
+enum who { ROOT, UNPRIVILEGED, ROOT_WITHOUT_NICE, CALLERS };
 
 static const char *const who_name[CALLERS] = {
 	[ROOT] = "root",
-	[NOBODY_AT_ALL] = "nobody",
+	[UNPRIVILEGED] = "user nobody",
 	[ROOT_WITHOUT_NICE] = "root without CAP_SYS_NICE",
 };
 
@@ -213,6 +213,7 @@ struct twin {
 	char path[MAX_FILES][128];
 };
 
+/* A number from least on, one of so many. */
 static size_t some(struct twin *t, size_t least, size_t more)
 {
 	return least + below(&t->rnd, more);
@@ -223,11 +224,13 @@ static bool coin(struct twin *t)
 	return below(&t->rnd, 2);
 }
 
+/* Where pages must be placed to be moved. */
 static int old_node(struct twin *t)
 {
 	return t->plan.old[below(&t->rnd, t->plan.count)];
 }
 
+/* Mostly on nodes that are emptied, so that there is something to move. */
 static int some_node(struct twin *t)
 {
 	return below(&t->rnd, 4) ? old_node(t) : mem[below(&t->rnd, PLACES)];
@@ -275,6 +278,7 @@ static char *map_small(size_t npages, int flags, int fd)
 	return p;
 }
 
+/* Small anonymous pages on several nodes, with contents. */
 static char *filled(struct twin *t, size_t npages)
 {
 	char *p = map_small(npages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -284,7 +288,10 @@ static char *filled(struct twin *t, size_t npages)
 	return p;
 }
 
-/* The first page of each, and with it all where there are huge pages. */
+/*
+ * Huge pages. Where the kernel has none to give, the small ones that it gives
+ * instead are on the same node.
+ */
 static char *filled_thp(struct twin *t, size_t nhuge)
 {
 	char *p = lazy_map(nhuge * HPAGE_NR, MADV_HUGEPAGE);
@@ -299,7 +306,7 @@ static char *filled_thp(struct twin *t, size_t nhuge)
 	return p;
 }
 
-/* A part of a mapping. */
+/* A part of a mapping, of n pages, that the seed chooses. */
 static char *part(struct twin *t, char *p, size_t npages, size_t *n)
 {
 	size_t first = below(&t->rnd, npages);
@@ -339,9 +346,8 @@ static bool build_pieces(struct twin *t, struct area *a)
 
 	for (int i = 0; i < 6; i++) {
 		q = part(t, p, n, &k);
-		k = k % 10 + 1;
-		if (q + k * PAGE > p + n * PAGE)
-			continue;
+		if (k > 10)
+			k = 10;
 		if (i < 3)
 			mprotect(q, k * PAGE, prots[i]);
 		else if (i == 3)
@@ -408,8 +414,9 @@ static bool build_thp_in_part(struct twin *t, struct area *a)
 		die("madvise");
 	for (int i = 0; i < 3; i++) {
 		q = part(t, p, HPAGE_NR, &n);
-		if (madvise(q, (n % 150 + 1) * PAGE > (size_t)(p + HPAGE - q) ?
-			    PAGE : (n % 150 + 1) * PAGE, MADV_DONTNEED))
+		if (n > 150)
+			n = 150;
+		if (madvise(q, n * PAGE, MADV_DONTNEED))
 			die("MADV_DONTNEED");
 	}
 	add(a, p, HPAGE_NR);
@@ -1103,7 +1110,7 @@ static bool build_file_large_blocks(struct twin *t, struct area *a)
 	return file_on(t, a, BLOCKS_DIR);
 }
 
-/* A disk itself, of which the last twin has left nothing in memory. */
+/* The page cache of a disk itself, which is emptied first: the other twin has used it. */
 static bool build_block_device(struct twin *t, struct area *a)
 {
 	size_t n = some(t, 32, 32);
@@ -1121,7 +1128,7 @@ static bool build_block_device(struct twin *t, struct area *a)
 	return true;
 }
 
-/* The ring of asynchronous I/O: pages of the kernel's that can move all the same. */
+/* The ring that the kernel shares with a user of io_setup(2). */
 static bool build_aio_ring(struct twin *t, struct area *a)
 {
 	static struct mapping maps[1024];
@@ -1134,8 +1141,10 @@ static bool build_aio_ring(struct twin *t, struct area *a)
 	bind_to(-1);
 	n = mappings_of(0, maps, ARRAY_LEN(maps));
 	for (size_t i = 0; i < n; i++)
-		if ((uintptr_t)maps[i].start == ring)
+		if ((uintptr_t)maps[i].start == ring) {
+			touch(maps[i].start, maps[i].npages);
 			add(a, maps[i].start, maps[i].npages);
+		}
 	return a->nr_maps == 1;
 }
 
@@ -1368,7 +1377,7 @@ static int twin_main(uint32_t seed)
 	for (int i = 0; i < KINDS; i++)
 		if (is_wanted(order[i]))
 			area_build(&t, order[i]);
-	if (t.plan.who == NOBODY_AT_ALL) {
+	if (t.plan.who == UNPRIVILEGED) {
 		drop_to(NOBODY);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	}
@@ -1412,7 +1421,7 @@ static void caller_main(struct child *c, void *arg)
 	struct order order;
 	int fd;
 
-	if (plan->who == NOBODY_AT_ALL)
+	if (plan->who == UNPRIVILEGED)
 		drop_to(NOBODY);
 	else if (plan->who == ROOT_WITHOUT_NICE)
 		drop_cap(CAP_SYS_NICE);
