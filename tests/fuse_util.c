@@ -662,7 +662,7 @@ bool dies(struct child *c, int ms)
 
 int asleep_for_good(pid_t pid)
 {
-	char path[64], stat[512];
+	char path[64], text[512];
 	struct dirent *entry;
 	int n = 0;
 	DIR *dir;
@@ -672,9 +672,10 @@ int asleep_for_good(pid_t pid)
 	if (!dir)
 		die("%s", path);
 	while ((entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, entry->d_name);
-		if (entry->d_name[0] != '.' && !file_read(path, stat, sizeof(stat)))
-			n += !!strstr(stat, ") D ");
+		/* The file named stat cannot be read while the process executes another program. */
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/status", pid, entry->d_name);
+		if (entry->d_name[0] != '.' && !file_read(path, text, sizeof(text)))
+			n += !!strstr(text, "\nState:\tD");
 	}
 	closedir(dir);
 	return n;
