@@ -143,7 +143,7 @@ impl<'fd> Request<'fd> {
 }
 
 /// How many pages did what. Each base-page mapping that a call meets counts in
-/// exactly one of the fields from `moved` to `no_memory`.
+/// exactly one of the fields from `moved` to `gone`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Now on the node that the map names; in a dry run: would be moved.
@@ -166,6 +166,9 @@ pub struct Counts {
     pub unmovable: u64,
     /// No new node has room.
     pub no_memory: u64,
+    /// Given back by the process (freed, unmapped) before it could move:
+    /// neither moved nor left behind.
+    pub gone: u64,
     /// Memory policies that were changed (objects, not pages).
     pub policies: u64,
 }
@@ -191,10 +194,21 @@ impl Counts {
 
     /// Pages that a call met, whatever became of them.
     pub fn total(&self) -> u64 {
-        [self.already_moved, self.in_place, self.exempt]
+        [self.already_moved, self.in_place, self.exempt, self.gone]
             .iter()
             .fold(self.total_moved(), |sum, n| sum.saturating_add(*n))
             .saturating_add(self.left_behind())
+    }
+
+    /// Counts what was left behind as gone. This is for a process that has
+    /// exited, since it has given back all of its pages.
+    pub fn give_back(&mut self) {
+        self.gone = self.gone.saturating_add(self.left_behind());
+        self.shared = 0;
+        self.busy = 0;
+        self.pinned = 0;
+        self.unmovable = 0;
+        self.no_memory = 0;
     }
 
     /// Adds the counts of another call.
@@ -210,6 +224,7 @@ impl Counts {
             (&mut self.pinned, other.pinned),
             (&mut self.unmovable, other.unmovable),
             (&mut self.no_memory, other.no_memory),
+            (&mut self.gone, other.gone),
             (&mut self.policies, other.policies),
         ] {
             *a = a.saturating_add(b);
@@ -230,6 +245,7 @@ impl From<&uapi::Result> for Counts {
             pinned: r.pinned,
             unmovable: r.unmovable,
             no_memory: r.no_memory,
+            gone: r.gone,
             policies: r.policies,
         }
     }
@@ -281,9 +297,10 @@ impl Outcome {
         (self.stop == Stop::Interrupted).then_some(self.resume_va)
     }
 
-    /// Adds what earlier calls of the same job moved in the same range. All
-    /// else has been met anew, and what they had moved as well: as in place or,
-    /// where the device remembers, as already moved. It counts once.
+    /// Adds what earlier calls of the same job moved in the same range, and
+    /// what was gone by then. All else has been met anew, and what they had
+    /// moved as well: as in place or, where the device remembers, as already
+    /// moved. It counts once.
     pub fn add_earlier(&mut self, earlier: &Outcome) {
         let (now, then) = (&mut self.counts, &earlier.counts);
         let again = now.already_moved.min(then.total_moved());
@@ -293,6 +310,7 @@ impl Outcome {
             .saturating_sub(then.total_moved().saturating_sub(again));
         now.moved = now.moved.saturating_add(then.moved);
         now.moved_fallback = now.moved_fallback.saturating_add(then.moved_fallback);
+        now.gone = now.gone.saturating_add(then.gone);
         now.policies = now.policies.saturating_add(then.policies);
         for (a, b) in self.moved_by_pair.iter_mut().zip(&earlier.moved_by_pair) {
             *a = a.saturating_add(*b);
@@ -370,15 +388,76 @@ mod tests {
             pinned: 128,
             unmovable: 256,
             no_memory: 512,
-            policies: 1024,
+            gone: 1024,
+            policies: 2048,
         };
         assert_eq!(one.total_moved(), 3);
         assert_eq!(one.left_behind(), 32 + 64 + 128 + 256 + 512);
-        assert_eq!(one.total(), 1023);
+        assert_eq!(one.total(), 2047);
         let mut sum = one;
         sum.add(&one);
-        assert_eq!(sum.total(), 2046);
-        assert_eq!(sum.policies, 2048);
+        assert_eq!(sum.total(), 4094);
+        assert_eq!(sum.policies, 4096);
+    }
+
+    #[test]
+    fn each_field_is_read_from_its_own() {
+        let raw = uapi::Result {
+            moved: 1,
+            moved_fallback: 2,
+            already_moved: 3,
+            in_place: 4,
+            exempt: 5,
+            shared: 6,
+            busy: 7,
+            pinned: 8,
+            unmovable: 9,
+            no_memory: 10,
+            policies: 11,
+            resume_va: 12,
+            gone: 13,
+            reserved: 14,
+        };
+        let expected = Counts {
+            moved: 1,
+            moved_fallback: 2,
+            already_moved: 3,
+            in_place: 4,
+            exempt: 5,
+            shared: 6,
+            busy: 7,
+            pinned: 8,
+            unmovable: 9,
+            no_memory: 10,
+            gone: 13,
+            policies: 11,
+        };
+        assert_eq!(Counts::from(&raw), expected);
+    }
+
+    #[test]
+    fn an_exited_process_leaves_nothing_behind() {
+        let mut counts = Counts {
+            moved: 1,
+            exempt: 2,
+            shared: 4,
+            busy: 8,
+            pinned: 16,
+            unmovable: 32,
+            no_memory: 64,
+            gone: 128,
+            ..Counts::default()
+        };
+        let total = counts.total();
+        counts.give_back();
+        let expected = Counts {
+            moved: 1,
+            exempt: 2,
+            gone: 4 + 8 + 16 + 32 + 64 + 128,
+            ..Counts::default()
+        };
+        assert_eq!(counts, expected);
+        assert_eq!((counts.left_behind(), counts.total()), (0, total));
     }
 
     #[test]
@@ -407,6 +486,13 @@ mod tests {
         whole.counts.already_moved = 35;
         whole.add_earlier(&outcome(30, 5, 1));
         assert_eq!((whole.counts.already_moved, whole.counts.in_place), (5, 40));
+        // What was gone is not met again.
+        let mut earlier = outcome(30, 5, 1);
+        earlier.counts.gone = 7;
+        let mut whole = outcome(0, 35, 0);
+        whole.counts.gone = 2;
+        whole.add_earlier(&earlier);
+        assert_eq!(whole.counts.gone, 9);
     }
 
     #[test]
