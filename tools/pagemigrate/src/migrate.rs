@@ -296,7 +296,8 @@ impl Work<'_> {
                     member.outcome = Some(sum);
                     member.calls = member.calls.saturating_add(1);
                     let counts = &outcome.counts;
-                    let settled = counts.already_moved + counts.exempt + counts.left_behind();
+                    let settled =
+                        counts.already_moved + counts.exempt + counts.gone + counts.left_behind();
                     self.settled.fetch_add(settled, Ordering::Relaxed);
                     // Then the call has ended early, and counted what it did. The
                     // module knows first: /proc shows memory until the end.

@@ -159,6 +159,10 @@ impl Report<'_> {
             (counts.already_moved, "met again after they had moved"),
             (counts.in_place, "were not on an old node"),
             (counts.exempt, "stay, as their file's mark says"),
+            (
+                counts.gone,
+                "were given back by their process before they could move",
+            ),
         ] {
             if n > 0 {
                 out += &format!("  {}: {what}\n", text::pages(n));
@@ -190,12 +194,13 @@ impl Report<'_> {
     /// A line for each process. Columns without any number are left out.
     fn table(&self, total: &Counts) -> String {
         type Column = (&'static str, fn(&Counts) -> u64);
-        let columns: [Column; 7] = [
+        let columns: [Column; 8] = [
             ("moved", Counts::total_moved),
             ("fallback", |c| c.moved_fallback),
             ("met again", |c| c.already_moved),
             ("in place", |c| c.in_place),
             ("exempt", |c| c.exempt),
+            ("gone", |c| c.gone),
             ("policies", |c| c.policies),
             ("left", Counts::left_behind),
         ];
@@ -307,6 +312,7 @@ impl Report<'_> {
             ("pinned", counts.pinned),
             ("unmovable", counts.unmovable),
             ("no_memory", counts.no_memory),
+            ("gone", counts.gone),
             ("policies", counts.policies),
         ] {
             value.insert(name.into(), json!(n));
@@ -433,7 +439,7 @@ mod tests {
         let members = [member(i32::MAX, moved(6, 1))];
         let mut report = report(&map, &members);
         let text = report.to_text();
-        assert!(text.contains("moved 7 pages"));
+        assert!(text.contains("moved 7 pages") && !text.contains("given back"));
         assert!(text.contains("0 to 2: 7 pages") && !text.contains("1 to 3"));
         assert!(text.contains("1 page (4.00 KiB): of them"));
         assert!(!text.contains("left behind") && !text.contains("pinned"));
@@ -453,6 +459,7 @@ mod tests {
             pinned: 3,
             unmovable: 4,
             no_memory: 5,
+            gone: 6,
             ..Counts::default()
         };
         let (map, members) = (map("0:2 1:3"), [member(i32::MAX, counts)]);
@@ -464,6 +471,7 @@ mod tests {
             "pinned",
             "unmovable",
             "without room",
+            "  6 pages (24.00 KiB): were given back by their process",
         ] {
             assert!(text.contains(word), "{word}");
         }
@@ -480,6 +488,13 @@ mod tests {
             member(i32::MAX - 2, moved(12, 0)),
             gone,
         ];
+        let mut given_back = moved(5, 0);
+        given_back.gone = 77;
+        let one = [member(1, given_back), member(2, moved(1, 0))];
+        assert!(report(&map, &one)
+            .to_text()
+            .lines()
+            .any(|line| line.contains("moved") && line.contains("gone")));
         let report = report(&map, &members);
         let table = report.to_text();
         let line = |start: &str| {
@@ -504,8 +519,12 @@ mod tests {
         let json = |members: &[Member]| -> Value {
             serde_json::from_str(&report(&map, members).to_json()).unwrap()
         };
+        members[1].outcome.as_mut().unwrap().counts.gone = 3;
         let value = json(&members);
         assert_eq!(value["moved"], 42);
+        assert_eq!(value["gone"], 3);
+        assert_eq!(value["processes"][1]["gone"], 3);
+        assert_eq!(value["left_behind"], 0);
         assert_eq!(value["pairs"][0]["moved"], 43);
         assert_eq!(value["processes"][1]["moved"], 12);
         assert_eq!(value["processes"][0]["pairs"][0]["moved"], 31);
