@@ -3,6 +3,8 @@
 //! Moves the pages of a running process between NUMA nodes.
 
 #![forbid(unsafe_code)]
+// They panic if they cannot write. There are text::print() and text::complain().
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod explain;
 mod mark;
@@ -14,6 +16,7 @@ mod show;
 mod text;
 mod threads;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -197,7 +200,11 @@ impl From<String> for Failure {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return help_or_usage(&told),
+    };
+    let done = match cli.command {
         Command::Move(args) => migrate::run(&args),
         Command::Show { pid, json } => show::run(pid, json),
         Command::Mark {
@@ -210,11 +217,26 @@ fn main() -> ExitCode {
     match done {
         Ok(status) => status,
         Err(Failure::Usage(message)) => {
-            eprintln!("pagemigrate: {message}");
+            text::complain(&message);
             ExitCode::from(EXIT_USAGE)
         }
         Err(Failure::Error(message)) => {
-            eprintln!("pagemigrate: {message}");
+            text::complain(&message);
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+/// Prints what clap has to tell: help and version on stdout, what is wrong on stderr.
+fn help_or_usage(told: &clap::Error) -> ExitCode {
+    let printed = told.print().and_then(|()| io::stdout().flush());
+    if told.use_stderr() {
+        return ExitCode::from(EXIT_USAGE);
+    }
+    match text::printed(printed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            text::complain(&message);
             ExitCode::from(EXIT_ERROR)
         }
     }

@@ -41,10 +41,10 @@ pub(crate) fn run(file: &Path, change: Option<Change>, trusted: bool) -> Result<
     done.map_err(|e| explain(file, namespace, &e))?;
     if !trusted {
         if let Ok(Some(_)) = mark::get(file, Namespace::Trusted) {
-            eprintln!(
-                "pagemigrate: note: {} has trusted.migrate as well, which wins",
+            text::complain(&format!(
+                "note: {} has trusted.migrate as well, which wins",
                 file.display()
-            );
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -148,14 +148,15 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
         passes: work.passes,
         elapsed: begin.elapsed(),
     };
-    text::print(&if args.json {
+    let printed = text::print(&if args.json {
         report.to_json()
     } else {
         report.to_text()
-    })?;
+    });
     for line in report.troubles() {
-        eprintln!("pagemigrate: {line}");
+        text::complain(&line);
     }
+    printed?;
     Ok(ExitCode::from(report.exit_status()))
 }
 

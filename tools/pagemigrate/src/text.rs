@@ -7,15 +7,26 @@ use std::io::{self, Write};
 use comfy_table::{presets, Table, TableComponent};
 use page_migrate::{page_size, Range};
 
-/// Writes to stdout. A reader that has gone away (`| head`) is no error.
+/// Writes to stdout.
 pub(crate) fn print(text: &str) -> Result<(), String> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What came of writing to stdout. A reader that has gone away (`| head`) is no error.
+pub(crate) fn printed(done: io::Result<()>) -> Result<(), String> {
+    match done {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write the output: {e}"))
         }
         _ => Ok(()),
     }
+}
+
+/// Writes a message to stderr. If that fails, nobody can be told, and the exit status says the rest.
+pub(crate) fn complain(message: &str) {
+    let line = format!("pagemigrate: {message}\n");
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// `START+LEN`, each a decimal number or one in hex with `0x`, LEN with an
