@@ -8,6 +8,8 @@ use std::path::Path;
 
 use page_migrate::{Error, Machine, Node, NodeMap};
 
+use crate::text;
+
 /// A text of /proc. Names need not be UTF-8.
 pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
     Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
@@ -78,6 +80,17 @@ pub(crate) fn not_permitted(pid: i32) -> String {
 
 pub(crate) fn no_process(pid: i32) -> String {
     format!("no process {pid}: it has exited or is not in this pid namespace")
+}
+
+/// The same of several processes.
+pub(crate) fn no_processes(pids: &[i32]) -> String {
+    match pids {
+        [one] => no_process(*one),
+        all => format!(
+            "no processes {}: they have exited or are not in this pid namespace",
+            text::list(all)
+        ),
+    }
 }
 
 pub(crate) fn no_address_space(pid: i32) -> String {

@@ -61,6 +61,14 @@ impl Member {
     fn is_over(&self) -> bool {
         self.exited || self.error.is_some()
     }
+
+    /// Notes that the process has exited. What a call left behind then, it has given back itself.
+    pub(crate) fn exit(&mut self) {
+        self.exited = true;
+        if let Some(outcome) = &mut self.outcome {
+            outcome.counts.give_back();
+        }
+    }
 }
 
 /// A job at work.
@@ -169,7 +177,9 @@ impl Work<'_> {
     fn find(&mut self) {
         // The number of a process that has exited may be another's by now.
         for member in self.members.iter_mut().filter(|m| !m.exited) {
-            member.exited = member.process.is_gone();
+            if member.process.is_gone() {
+                member.exit();
+            }
         }
         let alive = self.members.iter().filter(|m| !m.exited);
         let known = alive.map(|m| m.process.tgid).collect();
@@ -180,6 +190,7 @@ impl Work<'_> {
     /// Whether each process can be moved at all, before anything has happened.
     fn check(&mut self) -> Result<(), Failure> {
         let mut troubles: Vec<String> = Vec::new();
+        let mut missing = Vec::new();
         for member in &mut self.members {
             // Nothing has been done yet.
             if self.interrupted.load(Ordering::Relaxed) {
@@ -189,7 +200,9 @@ impl Work<'_> {
                 self.device.check(&self.request.clone().target(target))
             }) {
                 Ok(()) => {}
-                Err(Error::NoSuchProcess) => member.exited = true,
+                // It was there when it was named, or found.
+                Err(Error::NoSuchProcess) if member.process.was_seen() => member.exit(),
+                Err(Error::NoSuchProcess) => missing.push(member.process.pid),
                 Err(e) => {
                     let in_part = self.args.range.is_some();
                     let trouble = explain::call(&e, member.process.pid, self.map, in_part);
@@ -198,6 +211,9 @@ impl Work<'_> {
                     }
                 }
             }
+        }
+        if !missing.is_empty() {
+            troubles.insert(0, explain::no_processes(&missing));
         }
         if !troubles.is_empty() {
             return Err(Failure::Error(troubles.join("\n")));
@@ -239,6 +255,25 @@ impl Work<'_> {
                 break;
             }
         }
+        // What those have left behind that have exited since is nothing to come back for.
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            let left = member.outcome.as_ref().map(|o| o.counts.left_behind());
+            if self.interrupted() {
+                return;
+            }
+            if left.is_some_and(|n| n > 0) && self.has_exited(&member.process) {
+                self.members[index].exit();
+            }
+        }
+    }
+
+    /// Whether a process has exited, as the module sees it: it knows first, since /proc shows the
+    /// memory until the end.
+    fn has_exited(&self, process: &Process) -> bool {
+        let nothing = Range { start: 0, len: 0 };
+        let seen = with_target(process, |target| self.device.placement(target, nothing));
+        matches!(seen, Err(Error::NoSuchProcess))
     }
 
     /// One call for each process. Whether another pass can do more.
@@ -268,7 +303,8 @@ impl Work<'_> {
                     }
                     let counts = &outcome.counts;
                     moved |= counts.total_moved() > 0;
-                    again |= counts.busy > 0 || counts.pinned > 0 || counts.no_memory > 0;
+                    again |= !self.members[next].exited
+                        && (counts.busy > 0 || counts.pinned > 0 || counts.no_memory > 0);
                 }
                 next += 1;
             }
@@ -282,9 +318,9 @@ impl Work<'_> {
     }
 
     fn call(&mut self, index: usize) -> Option<Outcome> {
-        let member = &mut self.members[index];
         let mut tries = 0;
-        while !member.is_over() {
+        while !self.members[index].is_over() {
+            let member = &mut self.members[index];
             match with_target(&member.process, |target| {
                 self.device.migrate(&self.request.clone().target(target))
             }) {
@@ -300,28 +336,27 @@ impl Work<'_> {
                     let settled =
                         counts.already_moved + counts.exempt + counts.gone + counts.left_behind();
                     self.settled.fetch_add(settled, Ordering::Relaxed);
-                    // Then the call has ended early, and counted what it did. The
-                    // module knows first: /proc shows memory until the end.
-                    let nothing = Range { start: 0, len: 0 };
-                    let left = with_target(&member.process, |target| {
-                        self.device.placement(target, nothing)
-                    });
-                    member.exited = matches!(left, Err(Error::NoSuchProcess));
+                    // Then the call has ended early, and counted what it did.
+                    if self.has_exited(&self.members[index].process) {
+                        self.members[index].exit();
+                    }
                     // Not by one of our signals: this command was stopped,
                     // and goes on.
-                    if outcome.stop == Stop::Interrupted
-                        && !self.interrupted.load(Ordering::Relaxed)
-                    {
+                    if outcome.stop == Stop::Interrupted && !self.interrupted() {
                         continue;
                     }
                     return Some(outcome);
                 }
                 // An execve() gave the process another address space meanwhile.
-                Err(Error::NoSuchProcess) if tries < TRIES && !member.process.is_gone() => {
+                Err(Error::NoSuchProcess)
+                    if tries < TRIES
+                        && !member.process.is_gone()
+                        && !self.interrupted.load(Ordering::Relaxed) =>
+                {
                     tries += 1;
                     thread::sleep(PAUSE);
                 }
-                Err(Error::NoSuchProcess) => member.exited = true,
+                Err(Error::NoSuchProcess) => member.exit(),
                 Err(e) => {
                     let in_part = self.args.range.is_some();
                     let pid = member.process.pid;

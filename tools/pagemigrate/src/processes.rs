@@ -41,6 +41,11 @@ impl Process {
         open_pidfd(self.tgid).ok()
     }
 
+    /// Whether /proc showed it when it was named or found.
+    pub(crate) fn was_seen(&self) -> bool {
+        self.begun.is_some()
+    }
+
     /// Whether it has exited, whatever its number stands for now.
     pub(crate) fn is_gone(&self) -> bool {
         match stat(self.tgid) {
@@ -148,6 +153,8 @@ impl Selection {
             .into_iter()
             .filter(|pid| seen.insert(*pid) && can_move(*pid))
             .map(Process::new)
+            // One that has exited by now is not there to be looked for.
+            .filter(Process::was_seen)
             .collect()
     }
 }

@@ -328,16 +328,12 @@ impl Report<'_> {
                 lines.push(error.clone());
             }
         }
-        let exited: Vec<String> = self
-            .members
-            .iter()
-            .filter(|m| m.exited)
-            .map(|m| m.process.pid.to_string())
-            .collect();
+        let exited = self.members.iter().filter(|m| m.exited);
+        let exited: Vec<i32> = exited.map(|m| m.process.pid).collect();
         match &exited[..] {
             [] => {}
             [one] => lines.push(format!("process {one} has exited")),
-            all => lines.push(format!("processes {} have exited", all.join(", "))),
+            all => lines.push(format!("processes {} have exited", text::list(all))),
         }
         if self.interrupted {
             lines.push(self.how_to_go_on());
@@ -594,5 +590,19 @@ mod tests {
         assert_eq!(status(&[good(), broke], false), 1);
         assert_eq!(status(std::slice::from_ref(&gone), false), 1);
         assert_eq!(status(&[gone, good()], false), 0);
+        // Pages that are gone are not left behind, nor are those of processes that are.
+        let given_back = Counts {
+            gone: 1,
+            ..Counts::default()
+        };
+        assert_eq!(status(&[member(1, given_back)], false), 0);
+        let mut exited = member(1, full);
+        assert_eq!(status(&[exited], false), 3);
+        exited = member(1, full);
+        exited.exit();
+        assert_eq!(status(&[exited, good()], false), 0);
+        let mut exited = member(1, full);
+        exited.exit();
+        assert_eq!(status(&[exited, member(2, full)], false), 3);
     }
 }

@@ -29,6 +29,19 @@ pub(crate) fn complain(message: &str) {
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
+/// How many numbers a list shows.
+const LISTED: usize = 16;
+
+/// Numbers in a row, the first of them if they are many.
+pub(crate) fn list(numbers: &[i32]) -> String {
+    let (shown, rest) = numbers.split_at(numbers.len().min(LISTED));
+    let shown: Vec<String> = shown.iter().map(ToString::to_string).collect();
+    match rest.len() {
+        0 => shown.join(", "),
+        n => format!("{} and {n} more", shown.join(", ")),
+    }
+}
+
 /// `START+LEN`, each a decimal number or one in hex with `0x`, LEN with an
 /// optional K, M, G or T.
 pub(crate) fn parse_range(text: &str) -> Result<Range, String> {
@@ -149,6 +162,15 @@ mod tests {
         ] {
             assert!(parse_range(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(list(&[7]), "7");
+        assert_eq!(list(&[7, 8, 9]), "7, 8, 9");
+        let many: Vec<i32> = (1..=20).collect();
+        assert!(list(&many[..16]).ends_with("15, 16"));
+        assert!(list(&many).ends_with("15, 16 and 4 more"));
     }
 
     #[test]
