@@ -13,6 +13,7 @@ mod numa_maps;
 mod processes;
 mod report;
 mod show;
+mod signals;
 mod text;
 mod threads;
 
@@ -25,6 +26,8 @@ use page_migrate::{Device, Range};
 
 use crate::processes::{cgroup_folder, Selection};
 
+/// Ended by a second signal, as a shell tells it of SIGINT.
+const EXIT_SIGNALS: u8 = 130;
 const EXIT_LEFT_BEHIND: u8 = 3;
 const EXIT_USAGE: u8 = 2;
 const EXIT_ERROR: u8 = 1;
@@ -44,7 +47,11 @@ Maps are OLD:NEW, with a node list on each side:
 Node lists are those of numactl: 0-3,5; all (every node with memory); !2 (all
 but 2); +0-1 (the first two of the nodes that may be used here).
 
-Exit status: 0 all moved, 3 some pages were left behind, 1 error, 2 usage.";
+Ctrl-C ends the move and tells how far it got; another one ends the command at
+once.
+
+Exit status: 0 all moved, 3 some pages were left behind, 1 error, 2 usage, 130
+ended by a second signal.";
 
 /// Move the pages of running processes between NUMA nodes.
 ///

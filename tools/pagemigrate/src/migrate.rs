@@ -6,25 +6,20 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use page_migrate::{
-    overlaps, page_size, CallingThread, Device, Error, Machine, NodeMap, Outcome, Range, Request,
-    Stop, Target,
+    overlaps, page_size, Device, Error, Machine, NodeMap, Outcome, Range, Request, Stop, Target,
 };
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::processes::{Process, Selection};
 use crate::report::Report;
+use crate::signals::Signals;
 use crate::threads::Threads;
 use crate::{explain, text, Failure, MoveArgs};
-
-/// How often the progress bar moves, and how soon a signal gets through.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What is busy now may not be so a little later.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -105,12 +100,7 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
         .map_err(|e| format!("cannot read the nodes' CPUs: {e}"))?;
 
     // A signal ends the call, not the command: what has been done is told.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|e| format!("cannot catch signals: {e}"))?;
-    }
-
+    let signals = Signals::catch().map_err(|e| format!("cannot catch signals: {e}"))?;
     let settled = AtomicU64::new(0);
     let mut work = Work {
         device: &device,
@@ -124,24 +114,32 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
         map: &map,
         args,
         selection: &selection,
-        interrupted: &interrupted,
+        interrupted: signals.flag(),
         settled: &settled,
         threads,
         members: selection.named().into_iter().map(Member::new).collect(),
         passes: 0,
     };
-    work.find();
-    work.check()?;
-    let begin = Instant::now();
-    let bar = (io::stderr().is_terminal() && !args.dry_run).then(|| progress_bar(work.selected()));
-    let caller = CallingThread::current();
-    let (end, ended) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(|| watch(&device, bar.as_ref(), &settled, &interrupted, caller, ended));
-        work.run();
-        drop(end);
-    });
-    if let Some(bar) = bar {
+    let bar = OnceLock::new();
+    let elapsed = signals.watch(
+        || {
+            if let Some(bar) = bar.get() {
+                show_progress(bar, &device, &settled);
+            }
+        },
+        || {
+            work.find();
+            work.check()?;
+            let begin = Instant::now();
+            if io::stderr().is_terminal() && !args.dry_run {
+                let total = work.selected();
+                bar.get_or_init(|| progress_bar(total));
+            }
+            work.run();
+            Ok::<_, Failure>(begin.elapsed())
+        },
+    )?;
+    if let Some(bar) = bar.get() {
         bar.finish_and_clear();
     }
 
@@ -149,12 +147,12 @@ pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
         map: &map,
         dry_run: args.dry_run,
         range: args.range.unwrap_or_default(),
-        interrupted: interrupted.load(Ordering::Relaxed),
+        interrupted: signals.came(),
         single: selection.is_single(),
         members: &work.members,
         threads: work.threads.as_ref(),
         passes: work.passes,
-        elapsed: begin.elapsed(),
+        elapsed,
     };
     let printed = text::print(&if args.json {
         report.to_json()
@@ -384,36 +382,22 @@ fn with_target<T>(
     }
 }
 
-/// Moves the bar, and gets the caller out of its call when a signal came: the
-/// signal may have reached another thread, or come just before the call.
-fn watch(
-    device: &Device,
-    bar: Option<&ProgressBar>,
-    settled: &AtomicU64,
-    interrupted: &AtomicBool,
-    caller: CallingThread,
-    ended: Receiver<()>,
-) {
-    while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-        if interrupted.load(Ordering::Relaxed) {
-            // If it has ended meanwhile, there is nothing to interrupt.
-            let _ = caller.interrupt(SIGINT);
-        }
-        let (Some(bar), Ok(progress)) = (bar, device.progress()) else {
-            continue;
-        };
-        let mut done = progress
-            .moved
-            .saturating_add(settled.load(Ordering::Relaxed));
-        if progress.running {
-            done = done.saturating_add(progress.left);
-        }
-        let done = done.saturating_mul(page_size());
-        // Later passes meet the same pages again.
-        bar.set_position(done.max(bar.position()).min(bar.length().unwrap_or(done)));
-        if progress.left > 0 {
-            bar.set_message(format!("{} left behind", progress.left));
-        }
+/// Moves the bar.
+fn show_progress(bar: &ProgressBar, device: &Device, settled: &AtomicU64) {
+    let Ok(progress) = device.progress() else {
+        return;
+    };
+    let mut done = progress
+        .moved
+        .saturating_add(settled.load(Ordering::Relaxed));
+    if progress.running {
+        done = done.saturating_add(progress.left);
+    }
+    let done = done.saturating_mul(page_size());
+    // Later passes meet the same pages again.
+    bar.set_position(done.max(bar.position()).min(bar.length().unwrap_or(done)));
+    if progress.left > 0 {
+        bar.set_message(format!("{} left behind", progress.left));
     }
 }
 
