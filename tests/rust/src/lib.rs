@@ -7,6 +7,7 @@
 //! cannot do its work must not pass.
 
 pub mod cli;
+pub mod stall;
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -506,6 +507,39 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that has exited, but is not reaped until this is dropped.
+#[derive(Debug)]
+pub struct Zombie(Child);
+
+impl Default for Zombie {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Zombie {
+    /// Starts one and waits until it has exited.
+    pub fn new() -> Self {
+        let child = Command::new("true").spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        while !fs::read_to_string(&path).unwrap().contains(") Z ") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Zombie(child)
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        let _ = self.0.wait();
     }
 }
 

@@ -2,14 +2,18 @@
 
 //! The command `pagemigrate`, end to end.
 
-use std::fs;
-use std::process::{Command, Stdio};
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use page_migrate_tests::cli::{done, Cgroup, Cli};
+use page_migrate_tests::cli::{done, Cgroup, Cli, Done};
+use page_migrate_tests::stall::StalledDevice;
 use page_migrate_tests::{
     be_target_if_asked, clean_up, memory_nodes, nodes_of, own_program, page, signal, sysfs_nodes,
-    Tap, Target, NOBODY,
+    Tap, Target, Zombie, NOBODY,
 };
 use serde_json::Value;
 
@@ -39,6 +43,67 @@ impl Drop for Reloaded {
     fn drop(&mut self) {
         Self::load(&[]);
     }
+}
+
+/// A command at work, killed when this is dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+
+    fn signal(&self, number: i32) {
+        signal(self.0.id(), number);
+    }
+
+    /// Whether it is still there after half a second.
+    fn stays(&mut self) -> bool {
+        sleep(Duration::from_millis(500));
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Its exit status, which must come soon.
+    fn status(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "it does not end");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// How it ended. What it prints must fit into a pipe.
+    fn end(mut self) -> Done {
+        let status = self.status().expect("ended by a signal");
+        let read = |pipe: &mut dyn std::io::Read| {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).unwrap();
+            text
+        };
+        Done {
+            status,
+            out: read(self.0.stdout.as_mut().unwrap()),
+            err: read(self.0.stderr.as_mut().unwrap()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Files that cannot be written: a full one, and one whose reader has gone.
+fn unwritable() -> [(&'static str, OwnedFd); 2] {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (writer, _) = UnixStream::pair().unwrap();
+    [("full", full.into()), ("no reader", writer.into())]
 }
 
 /// The percentages that a bar has shown, in their order.
@@ -264,6 +329,139 @@ fn main() {
         let rest = cli.run(&line).expect(0).json();
         assert_eq!(rest["moved"], many - there);
         assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+    });
+
+    tap.test("signals: the first one ends the call", || {
+        for number in [libc::SIGINT, libc::SIGTERM] {
+            let target = Target::start(&[&part], 0);
+            let pid = target.pid().to_string();
+            let device = StalledDevice::new();
+            let mut command = cli.command(&["move", &pid, &format!("{a}:{b}")]);
+            device.replace_for(&mut command);
+            let mut running = Running::start(&mut command);
+            device.stall();
+            running.signal(number);
+            assert!(running.stays(), "the call hangs, and so does the command");
+            device.fail(libc::EINTR);
+            let told = running.end().expect(1);
+            told.says("interrupted before any page has moved");
+        }
+    });
+
+    tap.test("signals: a second one ends a command that hangs", || {
+        for [first, second] in [
+            [libc::SIGINT, libc::SIGINT],
+            [libc::SIGTERM, libc::SIGTERM],
+            [libc::SIGINT, libc::SIGTERM],
+        ] {
+            let target = Target::start(&[&part], 0);
+            let pid = target.pid().to_string();
+            let device = StalledDevice::new();
+            let mut command = cli.command(&["move", &pid, &format!("{a}:{b}")]);
+            device.replace_for(&mut command);
+            let mut running = Running::start(&mut command);
+            device.stall();
+            running.signal(first);
+            assert!(running.stays(), "the call hangs, and so does the command");
+            running.signal(second);
+            assert_eq!(running.status(), Some(130));
+        }
+    });
+
+    tap.test("signals: where nobody reads what is told", || {
+        let target = Target::start(&[&part], 0);
+        // The pipe is full before the command writes to it.
+        let line = format!(
+            "head -c 65536 /dev/zero; exec {} move {} {a}:{b}",
+            cli.program.display(),
+            target.pid()
+        );
+        let mut running = Running::start(Command::new("sh").args(["-c", &line]));
+        let begin = Instant::now();
+        while target.nodes(0, PAGES) != on(b) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing moves");
+        }
+        assert!(running.stays(), "it cannot print");
+        running.signal(libc::SIGINT);
+        assert!(running.stays(), "the first signal is for the move");
+        running.signal(libc::SIGINT);
+        assert_eq!(running.status(), Some(130));
+    });
+
+    tap.test("stderr that cannot be written changes no status", || {
+        let mut target = Target::start(&[&part], 0);
+        let (pid, zombie) = (target.pid(), Zombie::new());
+        let file = format!("/dev/shm/page_migrate-cli-{}", std::process::id());
+        fs::write(&file, "").unwrap();
+        cli.args(&["mark", "--trusted", &file, "none"]).expect(0);
+        for (what, stderr) in unwritable() {
+            let run = |line: &str| {
+                let mut command = cli.command(&line.split(' ').collect::<Vec<_>>());
+                let stderr = stderr.try_clone().unwrap();
+                let done = command.stdout(Stdio::null()).stderr(stderr).status();
+                done.unwrap().code()
+            };
+            for (line, status) in [
+                // Errors, before anything has moved.
+                (format!("move {} {a}:{b}", i32::MAX), 1),
+                (format!("move {pid},{} {a}:{b}", i32::MAX), 1),
+                (format!("move --cgroup /nonexistent {a}:{b}"), 1),
+                ("mark /dev/null lib".into(), 1),
+                (format!("show {}", i32::MAX), 1),
+                // Usage.
+                (format!("move {pid} {a} {b}"), 2),
+                ("nonsense".into(), 2),
+                // It did what it was asked for, and has something to tell.
+                (format!("move {pid},{} {a}:{b}", zombie.pid()), 0),
+                (format!("move {pid},{} {b}:{a} --json", zombie.pid()), 0),
+                (format!("mark {file} none"), 0),
+            ] {
+                assert_eq!(run(&line), Some(status), "{what}: {line}");
+            }
+            assert_eq!(target.nodes(0, PAGES), on(a));
+            assert_eq!(
+                run(&format!("move {pid},{} {a}:{b}", zombie.pid())),
+                Some(0)
+            );
+            assert_eq!(target.nodes(0, PAGES), on(b), "{what}");
+            assert_eq!(run(&format!("move {pid} {b}:{a}")), Some(0));
+        }
+        assert_eq!(target.damaged(), 0);
+        fs::remove_file(file).unwrap();
+    });
+
+    tap.test("stdout that cannot be written", || {
+        let target = Target::start(&[&part], 0);
+        let (pid, zombie) = (target.pid(), Zombie::new());
+        for (what, stdout) in unwritable() {
+            let run = |line: &str| -> Done {
+                let mut command = cli.command(&line.split(' ').collect::<Vec<_>>());
+                let stdout = stdout.try_clone().unwrap();
+                let child = command.stdout(stdout).stderr(Stdio::piped()).spawn();
+                Done::from(child.unwrap().wait_with_output().unwrap())
+            };
+            // Only a reader that has seen enough is no error.
+            let status = if what == "full" { 1 } else { 0 };
+            let says = if what == "full" { "cannot write" } else { "" };
+            let line = format!("move {pid},{} {a}:{b}", zombie.pid());
+            run(&line)
+                .expect(status)
+                .says(says)
+                .says(&format!("process {} has exited", zombie.pid()));
+            assert_eq!(target.nodes(0, PAGES), on(b), "{what}");
+            let line = format!("move {pid} {b}:{a} --json");
+            run(&line).expect(status).says(says);
+            assert_eq!(target.nodes(0, PAGES), on(a), "{what}");
+            for line in ["info", "info --json", "--help", "--version", "move --help"] {
+                run(line).expect(status).says(says);
+            }
+            run(&format!("show {pid}")).expect(status).says(says);
+            // Both of them.
+            let mut command = cli.command(&["info"]);
+            let command = command.stdout(stdout.try_clone().unwrap());
+            let command = command.stderr(stdout.try_clone().unwrap());
+            assert_eq!(command.status().unwrap().code(), Some(status), "{what}");
+        }
     });
 
     tap.test("move: a user's own process, and nobody else's", || {
