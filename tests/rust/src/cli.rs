@@ -171,6 +171,17 @@ impl Cgroup {
         fs::write(self.0.join(file), value).unwrap_or_else(|e| panic!("{file}: {value}: {e}"));
     }
 
+    /// Ends all of its processes, and waits until they are gone.
+    pub fn kill(&self) {
+        self.set("cgroup.kill", "1");
+        while fs::read_to_string(self.0.join("cgroup.events"))
+            .unwrap()
+            .contains("populated 1")
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     /// Takes a process in.
     pub fn enter(&self, pid: i32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();

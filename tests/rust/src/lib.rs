@@ -12,7 +12,7 @@ pub mod stall;
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::panic::{self, AssertUnwindSafe};
@@ -157,6 +157,27 @@ impl Memory {
             file.as_raw_fd(),
         );
         memory.fill_on(nodes);
+        memory
+    }
+
+    /// Memory of memfd_secret(2) on a node, which the kernel cannot move.
+    pub fn secret(pages: usize, node: u32) -> Self {
+        // SAFETY: takes one number and makes a descriptor that nothing else owns.
+        let file = unsafe {
+            let fd = libc::syscall(libc::SYS_memfd_secret, 0);
+            assert!(fd >= 0, "memfd_secret: {}", io::Error::last_os_error());
+            File::from_raw_fd(fd as i32)
+        };
+        file.set_len((pages * page()) as u64).unwrap();
+        let memory = Self::map(
+            pages,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+        );
+        task_policy(Some(node));
+        (0..pages).for_each(|i| memory.write(i, Self::content(i)));
+        task_policy(None);
         memory
     }
 
@@ -453,6 +474,9 @@ impl Target {
     /// - `cpus:LIST`: a thread that sleeps, bound to these CPUs; its thread ID.
     /// - `busy:NODE`: a thread that gets new pages all the time, by a policy of
     ///   its own from this node; its thread ID.
+    /// - `secret:NODE:PAGES`: memory that the kernel cannot move; its address.
+    /// - `discard:NODE:PAGES`: a thread that fills memory from this node and gives it
+    ///   back, again and again; its thread ID.
     pub fn start(parts: &[&str], uid: u32) -> Self {
         let mut command = Command::new(public_copy(&own_program()));
         command
@@ -600,6 +624,17 @@ pub fn be_target_if_asked() {
                 let node = node.parse().unwrap();
                 start_thread("", move || allocate_for_ever(node))
             }
+            ["secret", node, pages] => {
+                memory.push(Memory::secret(
+                    pages.parse().unwrap(),
+                    node.parse().unwrap(),
+                ));
+                memory[memory.len() - 1].start()
+            }
+            ["discard", node, pages] => {
+                let (node, pages) = (node.parse().unwrap(), pages.parse().unwrap());
+                start_thread("", move || discard_for_ever(node, pages))
+            }
             ["bind", node, pages] => {
                 let node = node.parse().unwrap();
                 let bound = Memory::empty(pages.parse().unwrap());
@@ -667,6 +702,16 @@ fn allocate_for_ever(node: u32) {
         }
         // Others need the CPU, too.
         std::thread::sleep(std::time::Duration::from_micros(100));
+    }
+}
+
+/// Fills memory from one node and gives all of it back, as fast as it can.
+fn discard_for_ever(node: u32, pages: usize) {
+    task_policy(Some(node));
+    let memory = Memory::empty(pages);
+    loop {
+        (0..pages).for_each(|i| memory.write(i, 1));
+        (0..pages).for_each(|i| memory.discard(i));
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use page_migrate_tests::cli::{done, Cgroup, Cli, Done};
 use page_migrate_tests::{
     be_target_if_asked, clean_up, damaged_in, memory_nodes, nodes_of, own_program, signal, Tap,
-    Target, NOBODY,
+    Target, Zombie, NOBODY,
 };
 use serde_json::Value;
 
@@ -135,6 +135,40 @@ impl Running {
     }
 }
 
+/// A shell that makes eight processes at a time, for ever.
+struct Storm(Child);
+
+impl Storm {
+    const LOOP: &str = "while :; do for i in 1 2 3 4 5 6 7 8; do /bin/true & done; wait; done";
+
+    fn start(node: u32) -> Self {
+        let mut command = Command::new("numactl");
+        command.args(["-m", &node.to_string(), "bash", "-c", Self::LOOP]);
+        Storm(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Has 8 MiB of memory, and a child that does not get to its execve(2).
+const VFORK: &str = "
+import os, sys
+memory = bytearray(8 << 20)
+for i in range(0, len(memory), 4096):
+    memory[i] = 1
+fifo = (os.POSIX_SPAWN_OPEN, 5, sys.argv[1], os.O_RDONLY, 0)
+os.posix_spawn('/bin/true', ['true'], {}, file_actions=[fifo])
+";
+
 /// What JSON says of a process.
 #[track_caller]
 fn of(json: &Value, pid: i32) -> &Value {
@@ -162,6 +196,7 @@ fn adds_up(json: &Value) {
         "in_place",
         "exempt",
         "left_behind",
+        "gone",
         "policies",
     ] {
         let all = json["processes"].as_array().unwrap();
@@ -582,12 +617,8 @@ fn main() {
         let line = format!("move {},{} {a}:{b} {b}:{c} --json", pids[0], pids[1]);
         let running = Running::start(&cli, &line).moves(&first, b);
         drop(first);
-        let told = running.end();
-        let json = told.json();
-        // What a process had in work while it exited may count as busy, which the status tells.
-        let busy = number(of(&json, pids[0]), "busy");
-        assert_eq!(number(&json, "left_behind"), busy, "{json}");
-        told.expect(if busy > 0 { 3 } else { 0 });
+        let json = running.end().expect(0).json();
+        assert_eq!(number(&json, "left_behind"), 0, "{json}");
         assert_eq!(of(&json, pids[0])["stopped_by"], "exited", "{json}");
         assert_eq!(last.nodes(0, PAGES), on(c));
         // All of them: that is an error.
@@ -595,8 +626,215 @@ fn main() {
         drop(last);
         cli.run(&format!("move {pid},{} {a}:{b}", pids[0]))
             .expect(1)
-            .says("no process is left");
+            .says(&format!("no processes {pid}, {}", pids[0]));
     });
+
+    tap.test("what exited processes leave behind is no status 3", || {
+        const STUCK: u64 = 64;
+        let secret = format!("secret:{a}:{STUCK}");
+        for passes in [1, 3] {
+            let first = start(&[&secret]);
+            let second = start(&[&many]);
+            let line = format!(
+                "move {},{} {a}:{b} --passes {passes} --json",
+                first.pid(),
+                second.pid()
+            );
+            let running = Running::start(&cli, &line).moves(&second, b);
+            let pid = first.pid();
+            drop(first);
+            let json = running.end().expect(0).json();
+            assert_eq!(of(&json, pid)["stopped_by"], "exited", "{json}");
+            assert!(number(of(&json, pid), "gone") >= STUCK, "{json}");
+            assert_eq!(number(of(&json, pid), "left_behind"), 0, "{json}");
+            assert_eq!(number(&json, "left_behind"), 0, "{json}");
+            adds_up(&json);
+            assert_eq!(second.nodes(0, MANY), vec![b as i32; MANY]);
+        }
+        // Those of a process that lives are left behind.
+        let first = start(&[&secret]);
+        let second = start(&[&part]);
+        let line = format!("move {},{} {a}:{b} --json", first.pid(), second.pid());
+        let json = cli.run(&line).expect(3).json();
+        assert!(
+            number(of(&json, first.pid()), "unmovable") >= STUCK,
+            "{json}"
+        );
+        // In a group one of them is served before the large one, in whatever order they are listed.
+        let group = Cgroup::new("");
+        let (large, third) = (start(&[&many]), start(&[&secret]));
+        for target in [&first, &large, &third] {
+            group.enter(target.pid());
+        }
+        let line = format!("move --cgroup {} {a}:{b} --json", group.path().display());
+        let running = Running::start(&cli, &line).moves(&large, b);
+        let pids = [first.pid(), third.pid()];
+        drop((first, third));
+        let json = running.end().expect(0).json();
+        assert!(number(&json, "gone") >= STUCK, "{json}");
+        for pid in pids {
+            assert_eq!(of(&json, pid)["stopped_by"], "exited", "{json}");
+        }
+        assert_eq!(large.nodes(0, MANY), vec![b as i32; MANY]);
+        drop(large);
+    });
+
+    tap.test("one that never existed: nothing moves", || {
+        let target = start(&[&part]);
+        let group = Cgroup::new("");
+        group.enter(target.pid());
+        let reaped = {
+            let mut child = Command::new("true").spawn().unwrap();
+            child.wait().unwrap();
+            child.id()
+        };
+        let (pid, folder) = (target.pid(), group.path().display());
+        for (words, named) in [
+            (
+                format!("{pid},{}", i32::MAX),
+                format!("no process {}", i32::MAX),
+            ),
+            (
+                format!("{},{pid}", i32::MAX),
+                format!("no process {}", i32::MAX),
+            ),
+            (format!("{pid} {reaped}"), format!("no process {reaped}")),
+            (
+                format!("--children {pid},{reaped},{}", i32::MAX),
+                format!("no processes {reaped}, {}", i32::MAX),
+            ),
+            (
+                format!("--cgroup {folder} {}", i32::MAX),
+                format!("no process {}", i32::MAX),
+            ),
+        ] {
+            for option in ["", " --json", " --dry-run"] {
+                let told = cli.run(&format!("move {words} {a}:{b}{option}"));
+                assert_eq!(told.expect(1).says(&named).out, "", "{words}{option}");
+            }
+        }
+        assert_eq!(target.nodes(0, PAGES), on(a));
+        drop(target);
+    });
+
+    tap.test(
+        "one that has exited, but is not reaped: the others go on",
+        || {
+            let target = start(&[&part]);
+            let dead = Zombie::new();
+            let line = format!("move {},{} {a}:{b}", dead.pid(), target.pid());
+            let told = cli.run(&line).expect(0);
+            told.says(&format!("process {} has exited", dead.pid()));
+            assert_eq!(target.nodes(0, PAGES), on(b));
+        },
+    );
+
+    tap.test("processes that come and go", || {
+        let group = Cgroup::new("");
+        let root = Storm::start(a);
+        group.enter(root.pid());
+        let selections = [
+            format!("--children {}", root.pid()),
+            format!("--cgroup {}", group.path().display()),
+        ];
+        let (mut from, mut to) = (a, b);
+        let begin = Instant::now();
+        let mut exited = 0;
+        for selection in selections.iter().cycle() {
+            let line = format!("move {selection} {from}:{to} --json");
+            let told = cli.run(&line);
+            let json = told.json();
+            adds_up(&json);
+            let all = json["processes"].as_array().unwrap();
+            for process in all.iter().filter(|p| p["stopped_by"] == "exited") {
+                assert_eq!(number(process, "left_behind"), 0, "{json}");
+                exited += 1;
+            }
+            // The shell lives, and its memory may be busy while it forks.
+            let left = number(&json, "left_behind");
+            told.expect(if left > 0 { 3 } else { 0 });
+            assert_eq!(of(&json, root.pid())["stopped_by"], "end", "{json}");
+            (from, to) = (to, from);
+            if exited >= 8 && from == a && begin.elapsed() > Duration::from_secs(5) {
+                break;
+            }
+            assert!(begin.elapsed() < 2 * SOON, "only {exited} have exited");
+        }
+        drop(root);
+        group.kill();
+    });
+
+    tap.test("a child of vfork(2), which has its parent's memory", || {
+        let fifo = format!("/tmp/page_migrate-fifo-{}", std::process::id());
+        done(Command::new("mkfifo").arg(&fifo)).expect(0);
+        let mut parent = Command::new("numactl")
+            .args(["-m", &a.to_string(), "python3", "-c", VFORK, &fifo])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(parent.id()).unwrap();
+        // The child waits in open(2) for somebody to write, and its parent in vfork(2) for the child.
+        let begin = Instant::now();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let child: i32 = loop {
+            let list = fs::read_to_string(&children).unwrap_or_default();
+            if let Ok(child) = list.trim().parse() {
+                break child;
+            }
+            assert!(begin.elapsed() < SOON, "no child");
+            sleep(Duration::from_millis(10));
+        };
+        let memory = |pid: i32| field(&format!("/proc/{pid}/status"), "VmSize:");
+        assert_eq!(memory(pid), memory(child));
+        let before = anon_on(pid, a);
+        assert!(before >= 2048, "{before}");
+        let line = format!("move --children {pid} {a}:{b} --json");
+        let json = cli.run(&line).expect(0).json();
+        assert_eq!(json["processes"].as_array().unwrap().len(), 2, "{json}");
+        assert_eq!((anon_on(pid, a), anon_on(child, a)), (0, 0));
+        assert!(anon_on(pid, b) >= before);
+        // Each page moves once, and is met again in the child.
+        assert!(number(of(&json, pid), "moved") >= before, "{json}");
+        assert_eq!(number(of(&json, child), "moved"), 0, "{json}");
+        assert!(
+            number(of(&json, child), "already_moved") >= before,
+            "{json}"
+        );
+        signal(parent.id(), libc::SIGKILL);
+        signal(u32::try_from(child).unwrap(), libc::SIGKILL);
+        parent.wait().unwrap();
+        fs::remove_file(&fifo).unwrap();
+    });
+
+    tap.test(
+        "pages that a process gives back: told, not left behind",
+        || {
+            let target = start(&[&format!("discard:{a}:2048")]);
+            let line = format!("move {} {a}:{b} --keep-policy --passes 1", target.pid());
+            let begin = Instant::now();
+            let (mut in_json, mut in_text) = (false, false);
+            while !(in_json && in_text) {
+                assert!(
+                    begin.elapsed() < SOON,
+                    "none is gone: JSON {in_json}, text {in_text}"
+                );
+                let told = cli.run(&format!("{line} --json"));
+                let json = told.json();
+                adds_up(&json);
+                let reasons = ["shared", "busy", "pinned", "unmovable", "no_memory"];
+                let left: u64 = reasons.iter().map(|name| number(&json, name)).sum();
+                assert_eq!(number(&json, "left_behind"), left, "{json}");
+                told.expect(if left > 0 { 3 } else { 0 });
+                in_json |= number(&json, "gone") > 0;
+                let told = cli.run(&line);
+                let left = told.out.contains("left behind");
+                let told = told.expect(if left { 3 } else { 0 });
+                in_text |= told
+                    .out
+                    .contains("given back by their process before they could move");
+            }
+        },
+    );
 
     tap.test(
         "one that may not be moved: nothing moves, and who it is",

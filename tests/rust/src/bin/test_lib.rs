@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use page_migrate::{open_pidfd, Device, Error, Node, Range, Request, Stop, Target as To};
 use page_migrate_tests::{
@@ -249,6 +250,23 @@ fn main() {
         assert!(outcome.is_complete(), "{outcome:?}");
         assert_eq!(two.nodes(0, PAGES), vec![b as i32; PAGES]);
         fs::remove_file(path).unwrap();
+    });
+
+    tap.test("gone: pages that are given back while they move", || {
+        let target = Target::start(&[&format!("discard:{a}:2048")], 0);
+        let begin = Instant::now();
+        loop {
+            let request = Request::new(To::Pid(target.pid())).pair(a, b);
+            let outcome = device.migrate(&request.keep_policy(true).new_job(true));
+            let outcome = outcome.unwrap();
+            let counts = &outcome.counts;
+            assert_eq!(outcome.returned, counts.left_behind(), "{outcome:?}");
+            if counts.gone > 0 {
+                assert!(counts.total() >= counts.gone + counts.left_behind());
+                break;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "{outcome:?}");
+        }
     });
 
     tap.test("a full node: an outcome with counts", || {
