@@ -21,7 +21,8 @@ static long gigantic_pool(int node, const char *set)
 	char path[160], buf[32];
 
 	snprintf(path, sizeof(path),
-		 "/sys/devices/system/node/node%d/hugepages/hugepages-1048576kB/nr_hugepages", node);
+		 "/sys/devices/system/node/node%d/hugepages/hugepages-1048576kB/nr_hugepages",
+		 node);
 	if (set && file_write(path, set))
 		die("%s", path);
 	if (file_read(path, buf, sizeof(buf)))
