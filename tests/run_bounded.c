@@ -605,7 +605,12 @@ TEST_F(batch, copies_at_most)
 {
 	in_calls(_metadata, &self->r, self->from, self->to, 64, false);
 	in_calls(_metadata, &self->r, self->to, self->from, 64, true);
-	in_calls(_metadata, &self->r, self->from, self->to, 1500, false);
+	/*
+	 * Where parts of a huge page are mapped by two VMAs, the kernel splits it when it
+	 * moves again, and what moves with a page is then no longer the whole.
+	 */
+	if (variant->kind != THP_PAGES)
+		in_calls(_metadata, &self->r, self->from, self->to, 1500, false);
 	EXPECT_EQ(0, nr_isolated());
 }
 
@@ -666,13 +671,14 @@ struct blocks {
 };
 
 /*
- * Takes them until there are none. A fault does not compact: it takes a small
- * page, which is given back.
+ * Takes them until there are none, or until the kernel would rather kill somebody.
+ * A fault does not compact: it takes a small page, which is given back.
  */
 static void take_blocks(struct child *c, void *arg)
 {
-	enum { MANY = 8192 };
+	enum { MANY = 16384 };
 	const struct blocks *b = arg;
+	long enough = high_watermark(b->node) + 512;
 	char *p = reserve(MANY);
 	size_t i = 0;
 
@@ -680,12 +686,13 @@ static void take_blocks(struct child *c, void *arg)
 	map_fixed(p, MANY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		  -1, 0);
 	bind_range(p, MANY, b->node);
-	for (; i < MANY; i += b->pages) {
+	for (; i < MANY && node_free(b->node) > enough; i += b->pages) {
 		p[i * PAGE] = 1;
 		if (!has_flag(p + (i + 1) * PAGE, KPF_COMPOUND_TAIL))
 			break;
 	}
-	madvise(p + i * PAGE, b->pages * PAGE, MADV_DONTNEED);
+	if (i < MANY)
+		madvise(p + i * PAGE, b->pages * PAGE, MADV_DONTNEED);
 	child_put(c, i);
 }
 
@@ -792,7 +799,7 @@ FIXTURE_SETUP(compaction)
 	}
 	/* Room for a part of what moves: for more than kswapd wants to have. */
 	for (int i = 0; i < 2; i++)
-		fragment_start(&self->frag[i], self->old[i], 4 * HPAGE_NR);
+		fragment_start(&self->frag[i], self->old[i], 8 * HPAGE_NR);
 	for (int i = 0; i < 2 && variant->pages < HPAGE_NR; i++) {
 		struct blocks *b = &self->blocks[i];
 
@@ -902,8 +909,9 @@ TEST_F(compaction, never_while_holding)
 	EXPECT_EQ(0, s.compactions_holding);
 	EXPECT_EQ(0, s.held);
 	EXPECT_GE(MOST + (long)variant->pages, s.most);
-	/* Compaction is tried, while nothing is isolated. */
-	EXPECT_LT(0, s.compactions);
+	/* It is tried while nothing is isolated. Small blocks may come by themselves. */
+	if (variant->pages == HPAGE_NR)
+		EXPECT_LT(0, s.compactions);
 	EXPECT_EQ(0, nr_isolated());
 	for (int i = 0; i < variant->jobs; i++) {
 		struct large *l = &self->job[i];
@@ -942,7 +950,7 @@ static void on_cpu(pid_t pid, int cpu)
 }
 
 struct drainer {
-	int old, new;
+	int old, new, cpu;
 	atomic_bool end;
 	unsigned long calls;
 };
@@ -951,11 +959,12 @@ struct drainer {
 static void *drain_on(void *arg)
 {
 	struct drainer *d = arg;
-	char *p = map_node(16, d->old);
+	char *p = map_node(2, d->old);
 	int fd = pm_open();
 
+	on_cpu(0, d->cpu);
 	while (!d->end) {
-		pm_move(fd, 0, p, 16 * PAGE, PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_STRICT, 1, &d->old,
+		pm_move(fd, 0, p, 2 * PAGE, PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_STRICT, 1, &d->old,
 			&d->new, NULL);
 		d->calls++;
 	}
@@ -982,9 +991,8 @@ TEST(room_on_the_list_of_another_cpu)
 	on_cpu(0, 0);
 	record_start(DRAINS);
 	for (int i = 0; i < DRAINERS; i++) {
-		d[i] = (struct drainer){ .old = from, .new = full };
+		d[i] = (struct drainer){ .old = from, .new = full, .cpu = 2 + i };
 		ASSERT_EQ(0, pthread_create(&thread[i], NULL, drain_on, &d[i]));
-		on_cpu(0, 0);
 	}
 	fd = pm_open();
 	for (int i = 0; i < ROUNDS; i++) {
@@ -1085,7 +1093,7 @@ TEST(swaps_of_full_nodes_side_by_side)
 			hog_release(&swap[i].hog[k], ROOM);
 		}
 	if (swaps == 1) {
-		d = (struct drainer){ .old = mem[0], .new = mem[1] };
+		d = (struct drainer){ .old = mem[0], .new = mem[1], .cpu = 1 };
 		hog_start(&other, d.new);
 		ASSERT_EQ(0, pthread_create(&drainer, NULL, drain_on, &d));
 	}
