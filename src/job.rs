@@ -481,7 +481,7 @@ impl Call<'_> {
         let walked = walked.map_err(ended_by)?;
         if !self.batch.is_empty() {
             let begun = moving.then(trace::Begun::batch).flatten();
-            let (pages, before) = (self.batch.pages(), self.outcome.counts.all_moved());
+            let (pages, before) = (self.batch.pages(), self.done_with());
             let finished = self.finish_batch(at, mode, second);
             if let Some(begun) = begun {
                 self.trace_batch(begun, at, pages, before);
@@ -596,16 +596,24 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// Pages that have moved, and those that their process has given back.
+    fn done_with(&self) -> (u64, u64) {
+        let counts = &self.outcome.counts;
+        (counts.all_moved(), counts.gone())
+    }
+
     /// Tells who watches about a batch of `pages` that the walk from `at` has found. `before` is
-    /// what had moved before it.
-    fn trace_batch(&self, begun: trace::Begun, at: usize, pages: u64, before: u64) {
-        let moved = self.outcome.counts.all_moved().saturating_sub(before);
+    /// what had moved, and been given back, before it.
+    fn trace_batch(&self, begun: trace::Begun, at: usize, pages: u64, before: (u64, u64)) {
+        let done = self.done_with();
+        let moved = done.0.saturating_sub(before.0);
+        let gone = done.1.saturating_sub(before.1);
         trace::batch(&trace::Batch {
             pid: task::process_id(self.target.task()),
             va: at,
             pages,
             moved,
-            left: pages.saturating_sub(moved),
+            left: pages.saturating_sub(moved).saturating_sub(gone),
             usecs: begun.usecs(),
         });
     }

@@ -35,6 +35,7 @@ TRACE_EVENT(page_migrate_call,
 		__field(u64, pinned)
 		__field(u64, unmovable)
 		__field(u64, no_memory)
+		__field(u64, gone)
 		__field(u64, policies)
 		__field(u64, usecs)
 	),
@@ -57,11 +58,12 @@ TRACE_EVENT(page_migrate_call,
 		__entry->pinned = result->pinned;
 		__entry->unmovable = result->unmovable;
 		__entry->no_memory = result->no_memory;
+		__entry->gone = result->gone;
 		__entry->policies = result->policies;
 		__entry->usecs = call->usecs;
 	),
 
-	TP_printk("pid=%d flags=%s pairs=%u va=0x%lx-0x%lx resume_va=0x%lx ret=%ld moved=%llu moved_fallback=%llu already_moved=%llu in_place=%llu exempt=%llu shared=%llu busy=%llu pinned=%llu unmovable=%llu no_memory=%llu policies=%llu usecs=%llu",
+	TP_printk("pid=%d flags=%s pairs=%u va=0x%lx-0x%lx resume_va=0x%lx ret=%ld moved=%llu moved_fallback=%llu already_moved=%llu in_place=%llu exempt=%llu shared=%llu busy=%llu pinned=%llu unmovable=%llu no_memory=%llu gone=%llu policies=%llu usecs=%llu",
 		  __entry->pid,
 		  __entry->flags ? __print_flags(__entry->flags, "|",
 				{ PAGE_MIGRATE_PIDFD, "PIDFD" },
@@ -75,7 +77,8 @@ TRACE_EVENT(page_migrate_call,
 		  __entry->moved_fallback, __entry->already_moved,
 		  __entry->in_place, __entry->exempt, __entry->shared,
 		  __entry->busy, __entry->pinned, __entry->unmovable,
-		  __entry->no_memory, __entry->policies, __entry->usecs)
+		  __entry->no_memory, __entry->gone, __entry->policies,
+		  __entry->usecs)
 );
 
 TRACE_EVENT(page_migrate_batch,

@@ -44,9 +44,9 @@
 #include <linux/xattr.h>
 
 /* Where Linux 7.3 declares lru_add_drain() and drain_all_pages(). */
-#include <../mm/internal.h>
-#if __has_include(<../mm/page_alloc.h>)
-#include <../mm/page_alloc.h>
+#include "../mm/internal.h"
+#if __has_include("../mm/page_alloc.h")
+#include "../mm/page_alloc.h"
 #endif
 
 #include "page_migrate_policy.h"
@@ -134,14 +134,14 @@ int pm_shim_bind(void)
 	 * that such branches must land on: only a direct call gets there.
 	 */
 	static_call_update(pm_call_lookup,
-			   (typeof(&kallsyms_lookup_name))probe.addr);
+			   (typeof(kallsyms_lookup_name) *)probe.addr);
 	unregister_kprobe(&probe);
 
 #define PM_BIND(name)							       \
 	addr = pm_find(#name);						       \
 	if (!addr)							       \
 		return -ENOENT;						       \
-	static_call_update(pm_call_##name, (typeof(&(name)))addr);
+	static_call_update(pm_call_##name, (typeof(name) *)addr);
 	PM_SYMBOLS(PM_BIND)
 	return 0;
 }
@@ -448,7 +448,6 @@ static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
 	st->walk->resume = resume;
 	return 1;
 }
-
 
 static bool pm_folio_is_pinned(struct folio *folio)
 {

@@ -126,6 +126,11 @@ impl Counts {
         self.0.no_memory
     }
 
+    /// Pages that their process gave back before they could move.
+    pub(crate) fn gone(&self) -> u64 {
+        self.0.gone
+    }
+
     /// Whether nothing has been counted at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.all_moved() == 0

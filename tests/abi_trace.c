@@ -139,6 +139,7 @@ static bool same(const char *line, const struct page_migrate_result *res)
 	SAME(pinned);
 	SAME(unmovable);
 	SAME(no_memory);
+	SAME(gone);
 	SAME(policies);
 	SAME(resume_va);
 #undef SAME

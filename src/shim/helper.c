@@ -109,17 +109,16 @@ static void pm_helper_leave(struct pm_helper *helper)
 static int pm_helper_enter(struct pm_helper *helper,
 			   const struct pm_asked *asked, unsigned long patience)
 {
-	unsigned long first = min(patience, (unsigned long)PM_HELPER_AT_LEAST);
+	unsigned long first = min_t(unsigned long, patience, PM_HELPER_AT_LEAST);
 	long left;
 	int err;
 
-	left = wait_event_killable_timeout(pm_busy_wait,
-			(err = pm_helper_try_enter(helper, asked)) != -EAGAIN,
-			first);
+#define PM_ENTERED ((err = pm_helper_try_enter(helper, asked)) != -EAGAIN)
+	left = wait_event_killable_timeout(pm_busy_wait, PM_ENTERED, first);
 	if (!left && patience > first)
-		left = wait_event_interruptible_timeout(pm_busy_wait,
-				(err = pm_helper_try_enter(helper, asked)) != -EAGAIN,
-				patience - first);
+		left = wait_event_interruptible_timeout(pm_busy_wait, PM_ENTERED,
+							patience - first);
+#undef PM_ENTERED
 	if (left < 0)
 		return -EINTR;
 	return err ? -ETIMEDOUT : 0;
@@ -224,7 +223,7 @@ int pm_shim_helper_run(struct pm_helper *helper, void *job,
 		       const struct pm_asked *asked)
 {
 	unsigned long rest = msecs_to_jiffies(patience);
-	unsigned long first = min(rest, (unsigned long)PM_HELPER_AT_LEAST);
+	unsigned long first = min_t(unsigned long, rest, PM_HELPER_AT_LEAST);
 	long left;
 	int err;
 

@@ -72,8 +72,11 @@
  * Before the first page moves, memory policies in the range name the new nodes
  * instead of the old ones, so that new pages come from there:
  *
- * - those of the VMAs that lie wholly inside the range;
- * - the shared ones of the shmem files that these VMAs map;
+ * - those of the VMAs that lie wholly inside the range, but for one that a page
+ *   fault keeps locked for long: a repeated call rewrites it;
+ * - the shared ones of the shmem files that these VMAs map, if the target is the
+ *   caller itself or the call may move shared pages: they belong to all who map
+ *   the file;
  * - those of all threads of the process, if the range is the whole process.
  *
  * Modes and flags stay, and a home node follows. Each policy is rewritten once
@@ -99,8 +102,14 @@
  *
  * With any other value (one that ends with a newline or NUL is another), with
  * none set, or on a file system without extended attributes, everything moves.
- * Marks are read anew in each call. On a FUSE mount of another user they are
- * read only if the mount is open to others (allow_other); else there is none.
+ * Marks are read anew in each call, of the file that the process opened, where
+ * file systems are stacked, and as the user who opened it.
+ *
+ * Where a mark cannot be read, since the file system reports an error or its
+ * server does not answer within a few seconds, the pages of that file stay and
+ * count as busy, and the call goes on behind them. A file system that has left a
+ * question unanswered is not asked again before it has answered or failed. A
+ * signal ends the call even while a server is waited for.
  *
  * Where a target maps one new file after the other in the same place, so that
  * the mark of the one that is there is never known, its pages count as busy.
@@ -117,6 +126,11 @@
  * behind: shared, busy, pinned and unmovable ones, at most INT_MAX. Else it
  * returns -1 and sets errno. Nothing moves and no policy changes unless every
  * check has passed.
+ *
+ * The checks hold for as long as the call works. The caller's memory is touched
+ * and its turn on the open file taken before the target is looked at, and the
+ * target's cpuset is read again before each batch of pages. A new node that the
+ * target has lost by then is treated as a full one.
  *
  * The result and the counts of the pairs are written if the call returns 0 or
  * more, and with ENOMEM and EINTR. With any other error the result is what it
@@ -270,7 +284,10 @@ struct page_migrate_info {
  *	move such pages, or gave PAGE_MIGRATE_EXCLUSIVE. A page that is mapped
  *	more than once may count here: the kernel cannot always tell.
  * @busy: Pages that could not be moved now: locked, under writeback, or
- *	briefly referenced. The lock of a FUSE file's page is not waited for.
+ *	briefly referenced. The lock of a page for which a server answers (NFS,
+ *	FUSE) is not waited for. Dirty pages that their file system lets go only
+ *	once they are written (NFS, ext4 with data=journal) begin to be written at
+ *	the end of the call, so that a repeated call moves them.
  * @pinned: Pages pinned for DMA or otherwise held for long, where the kernel
  *	can tell; else they count in @busy.
  * @unmovable: Pages that the kernel cannot move at all (memfd_secret).
@@ -285,7 +302,9 @@ struct page_migrate_info {
  * @reserved: 0.
  *
  * All page counts are in base pages. Each base-page mapping in the range that is
- * present at the scan is counted in exactly one of them, @moved to @no_memory.
+ * present at the scan is counted in exactly one of them, @moved to @no_memory and
+ * @gone, whatever kind of mapping it is in: private copies in a mapping of a DAX
+ * file or a device are pages like any other.
  * Zero pages, the vdso, device mappings and what is in swap are not counted; a
  * driver's ring pages are not either, or are @unmovable.
  *
@@ -333,8 +352,9 @@ struct page_migrate_result {
  *	fallback included; 0 means not wanted. Written with @result, undefined
  *	where that is not written.
  * @max_pages: In. Base pages, 0 is no limit. Else the call ends once about that
- *	many have moved, at most 4096 pages or one folio more, with
- *	&page_migrate_result.resume_va set. It returns as a complete call does,
+ *	many have been copied, with &page_migrate_result.resume_va set. Whole
+ *	folios count, mapped in the range or not; at most 1024 pages for each
+ *	worker, or one folio, more are copied. It returns as a complete call does,
  *	for what it looked at. Callers pace themselves with it.
  * @reserved: In. Must be 0, else EINVAL.
  * @result: Out. What was there before is ignored. "Return value and errors" says
