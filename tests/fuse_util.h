@@ -87,6 +87,7 @@ enum {
 	COVER_SHARED,	/* the same by a process that shares the memory; its number */
 	EXEC,		/* executes another program */
 };
+
 enum { GROWTH = 16384 };
 
 struct scene {
