@@ -4,6 +4,8 @@
 #include "mem_util.h"
 
 #include <signal.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 
 enum { N = 64 };
@@ -580,6 +582,51 @@ TEST_F(marks, interrupted_all_the_time)
 		unlink(path[i]);
 	}
 	munmap(p, 4 * N * PAGE);
+}
+
+/* A file of a lower layer, marked through the overlay after it was mapped. */
+#define LAYERS "/scratch/layers"
+
+static void path_of(char *path, const char *dir, const char *name)
+{
+	sprintf(path, LAYERS "/%s/%s", dir, name);
+}
+
+TEST(file_that_was_opened_is_asked)
+{
+	static const char *const dirs[] = { "low", "up", "work", "all" };
+	char low[64], all[64], *p;
+	int file, fd = pm_open();
+
+	ASSERT_EQ(0, mkdir(LAYERS, 0755));
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+		path_of(low, dirs[i], "");
+		ASSERT_EQ(0, mkdir(low, 0755));
+	}
+	path_of(low, "low", "file");
+	path_of(all, "all", "file");
+	file = open(low, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	ASSERT_LE(0, file);
+	file_fill(file, N, 1, &mem[0], 1);
+	ASSERT_EQ(0, fsync(file));
+	ASSERT_EQ(0, mount("overlay", LAYERS "/all", "overlay", 0, "lowerdir=" LAYERS "/low,upperdir="
+			   LAYERS "/up,workdir=" LAYERS "/work,metacopy=on"));
+	close(file);
+	file = open(all, O_RDONLY | O_CLOEXEC);
+	ASSERT_LE(0, file);
+	p = map_file(file, PROT_READ, MAP_SHARED);
+	EXPECT_FALSE(all_stay(_metadata, fd, p));
+	/* The mark comes to lie in the upper layer, the pages are those of the lower one. */
+	mark(all, USER, "none", 4);
+	EXPECT_EQ(-1, getxattr(low, USER, NULL, 0));
+	EXPECT_TRUE(all_stay(_metadata, fd, p));
+	unmark(all, USER);
+	EXPECT_FALSE(all_stay(_metadata, fd, p));
+	EXPECT_EQ(0, bad_pages(p, N, 1));
+	munmap(p, N * PAGE);
+	close(file);
+	EXPECT_EQ(0, umount(LAYERS "/all"));
+	EXPECT_EQ(0, system("rm -rf " LAYERS));
 }
 
 TEST_HARNESS_MAIN

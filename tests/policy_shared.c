@@ -363,6 +363,94 @@ TEST(huge_pages)
 }
 
 /*
+ * The policy of a file that a target maps belongs to all who map it. A caller that
+ * may not move shared pages leaves it, unless the target is the caller itself.
+ */
+struct user {
+	int file;
+	uid_t uid;
+};
+
+/* Maps the file, and says so. On a number other than 0, moves itself with those flags. */
+static void use_file(struct child *c, void *arg)
+{
+	struct page_migrate_result res;
+	struct user *u = arg;
+	uint64_t flags;
+
+	map_file(u->file, SIZE);
+	if (u->uid)
+		drop_to(u->uid);
+	child_put(c, 1);
+	while ((flags = child_get(c))) {
+		long ret = pm_move(pm_open(), 0, NULL, ~0UL, flags & 0xff, CYCLE, &res);
+
+		child_put(c, ret < 0 ? ret : (long)res.policies);
+	}
+}
+
+struct foreign_call {
+	pid_t pid;
+	unsigned int flags;
+};
+
+/* Moves another process as nobody, and says how many policies changed. */
+static void move_as_nobody(struct child *c, void *arg)
+{
+	const struct foreign_call *call = arg;
+	struct page_migrate_result res;
+	long ret;
+
+	drop_to(NOBODY);
+	ret = pm_move(pm_open(), call->pid, NULL, ~0UL, call->flags, CYCLE, &res);
+	child_put(c, ret < 0 ? ret : (long)res.policies);
+}
+
+TEST(policies_of_others)
+{
+	struct user u = { new_file(SIZE), NOBODY };
+	char *p = map_file(u.file, SIZE);
+	struct page_migrate_result res;
+	struct foreign_call call = { };
+	struct child target, caller;
+	int fd = pm_open();
+
+	child_start(&target, use_file, &u);
+	child_get(&target);
+	call.pid = target.pid;
+	/* After the target was made: its own mapping has no policy. */
+	set_policy(p, SIZE, MPOL_BIND, NODES(A));
+
+	/* Without CAP_SYS_NICE, and with it but EXCLUSIVE; dry runs, too. */
+	for (int i = 0; i < 2; i++) {
+		call.flags = i ? PAGE_MIGRATE_DRY_RUN : 0;
+		child_start(&caller, move_as_nobody, &call);
+		EXPECT_EQ(0, child_get(&caller));
+		child_end(&caller);
+		EXPECT_TRUE(policy_at_is(p, MPOL_BIND, NODES(A)));
+		ASSERT_LE(0, pm_move(fd, target.pid, NULL, ~0UL,
+				     PAGE_MIGRATE_EXCLUSIVE | call.flags, CYCLE, &res));
+		EXPECT_EQ(0, res.policies);
+		EXPECT_TRUE(policy_at_is(p, MPOL_BIND, NODES(A)));
+	}
+
+	/* The caller itself, without any privilege, also with EXCLUSIVE. */
+	child_put(&target, PAGE_MIGRATE_NEW_JOB);
+	EXPECT_EQ(1, child_get(&target));
+	EXPECT_TRUE(policy_at_is(p, MPOL_BIND, NODES(B)));
+	child_put(&target, PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_EXCLUSIVE);
+	EXPECT_EQ(1, child_get(&target));
+	EXPECT_TRUE(policy_at_is(p, MPOL_BIND, NODES(Z)));
+
+	/* And whoever may move shared pages. */
+	ASSERT_LE(0, pm_move(fd, target.pid, NULL, ~0UL, PAGE_MIGRATE_NEW_JOB, CYCLE, &res));
+	EXPECT_EQ(1, res.policies);
+	EXPECT_TRUE(policy_at_is(p, MPOL_BIND, NODES(A)));
+	child_put(&target, 0);
+	child_end(&target);
+}
+
+/*
  * Many pieces, and processes that fault all the time in the file while its
  * policies change places: no fault fails, nothing lands elsewhere.
  */
