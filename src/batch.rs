@@ -23,12 +23,11 @@ const NO_ENTRY: u16 = u16::MAX;
 const MAX_ORDER: u32 = 18;
 
 /// The reasons for which a folio that was tried may stay.
-const TRIED: [Reason; 5] = [
+const TRIED: [Reason; 4] = [
     Reason::Busy,
     Reason::Pinned,
     Reason::Unmovable,
     Reason::NoMemory,
-    Reason::Gone,
 ];
 
 /// One folio.
@@ -332,9 +331,8 @@ impl Batch {
         let complete = !self.forgot;
         for entry in self.entries.iter() {
             // There may be holes between the pages that the walk met, so that the sums are too large.
-            let tried = if dry_run { entry.counted } else { entry.moved };
-            let moved = tried.min(entry.counted);
-            let mut rest = entry.counted.saturating_sub(moved);
+            // What stays comes first: to be told of too much of it costs a repeated call, no more.
+            let mut rest = entry.counted;
             let mut first = None;
             for (&left, reason) in entry.left.iter().zip(TRIED) {
                 let left = left.min(rest);
@@ -344,7 +342,8 @@ impl Batch {
                     counts.stay(reason, left);
                 }
             }
-            counts.stay(Reason::Gone, rest);
+            let moved = if dry_run { rest } else { rest.min(entry.moved) };
+            counts.stay(Reason::Gone, rest.saturating_sub(moved));
             counts.moved(moved, moved.min(entry.fallback));
             if let Some(pages) = by_pair.get_mut(entry.pair) {
                 *pages = pages.saturating_add(moved);

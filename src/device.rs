@@ -184,9 +184,9 @@ impl Handle {
         match self.work(arg) {
             Ok(done) => done.tell(),
             Err(e) => {
-                if e == ENOMEM {
-                    // Whoever hears of no memory looks how far it got. That the result cannot be
-                    // written is no news beside it.
+                if e == ENOMEM || e == EINTR {
+                    // Callers read the result after these errors. A second error would only hide
+                    // the first.
                     let _ = request::tell_nothing_done(arg);
                 }
                 Err(e)

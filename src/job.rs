@@ -348,6 +348,7 @@ fn migrate(
         let at = call.outcome.resume;
         let ended = call.chunk(at, end, mode).and_then(|resume| {
             call.outcome.resume = resume;
+            call.try_wanted(at, resume)?;
             call.pause(resume >= end)
         });
         running.show(&call.outcome.counts, call.outcome.resume);
@@ -627,11 +628,34 @@ impl Call<'_> {
             if current!().signal_pending() {
                 break;
             }
-            if let Ok(Some(file)) = self.target.mm().file_at(start) {
-                // What cannot be written stays, and has been counted.
-                let _ = self.marks.write_back(file);
+            let Ok(Some(file)) = self.target.mm().file_at(start) else {
+                continue;
+            };
+            // What cannot be written stays, and has been counted. One wait for that is enough.
+            if !self.marks.write_back(file).unwrap_or(false) {
+                break;
             }
         }
+    }
+
+    /// Tries large folios of `at..resume` again for which nodes are to be compacted, now that nothing
+    /// is isolated: a call that ends early would leave them behind. They were part of a batch that was
+    /// within the call's limit.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn try_wanted(&mut self, at: usize, resume: usize) -> Result<(), End> {
+        if !self.scratch.wants_room() {
+            return Ok(());
+        }
+        for pair in 0..self.order.lists.len() {
+            let short = self.short_from.get(pair).copied().flatten();
+            if short.is_some_and(|short| short <= at) {
+                self.chunk(at, resume, Mode::Rescue(pair))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes room for the large folios that found none in the last batch. Nothing is isolated now.

@@ -133,14 +133,16 @@ impl Marks {
     }
 
     /// Has the dirty pages of a file written, so that a later call can move them: some file systems
-    /// let go of a page only when it has been written, and write only for whoever waits.
+    /// let go of a page only when it has been written, and write only for whoever waits. Returns whether
+    /// that came to its end.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, or `EINTR` if a signal came.
-    pub(crate) fn write_back(&mut self, file: MappedFile) -> Result {
-        self.questions
+    pub(crate) fn write_back(&mut self, file: MappedFile) -> Result<bool> {
+        let written = self
+            .questions
             .ask(file, Wait::Write, MappedFile::write_back)?;
-        Ok(())
+        Ok(written.is_some())
     }
 }

@@ -47,6 +47,10 @@ const TIRED_SMALL: u8 = 4;
 const TIRED_LARGE: u8 = 8;
 const FULL: u8 = 16;
 
+/// Folios up to this order are split rather than that a node is compacted for each of them. It is the
+/// kernel's `PAGE_ALLOC_COSTLY_ORDER`.
+const MAX_SPLIT_ORDER: u32 = 3;
+
 /// A size of large folios for which a node is to be compacted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Want {
@@ -319,7 +323,9 @@ impl<'a> Migration<'a> {
                 return Some(Place::Whole(folio, next.fallback));
             }
             // Compaction may still find room for the whole, once the batch is back.
-            splits &= self.last_resort || self.scratch.is_marked(next.node, TIRED_LARGE);
+            splits &= src.order() <= MAX_SPLIT_ORDER
+                || self.last_resort
+                || self.scratch.is_marked(next.node, TIRED_LARGE);
             let promised = self.scratch.places.promised(next.node);
             if splits
                 && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
@@ -427,7 +433,10 @@ impl<'a> Migration<'a> {
                 hugetlb,
             };
             let kept = self.scratch.take_reserve(want);
-            if kept.is_none() && !self.scratch.is_marked(node, TIRED_LARGE) {
+            if kept.is_none()
+                && order > MAX_SPLIT_ORDER
+                && !self.scratch.is_marked(node, TIRED_LARGE)
+            {
                 self.scratch.want(want);
             }
             return kept;

@@ -417,7 +417,7 @@ static bool pm_inode_is_served(const struct inode *inode)
 {
 	const struct super_block *sb = inode->i_sb;
 
-	return !shmem_mapping(inode->i_mapping) &&
+	return !S_ISBLK(inode->i_mode) && !shmem_mapping(inode->i_mapping) &&
 	       sb->s_magic != HUGETLBFS_MAGIC &&
 	       (!(sb->s_type->fs_flags & FS_REQUIRES_DEV) ||
 		sb->s_magic == FUSE_SUPER_MAGIC);
@@ -674,7 +674,7 @@ static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
 {
 	struct pm_walk_state *st = mw->private;
 
-	if (mw->vma && is_vm_hugetlb_page(mw->vma)) {
+	if (st->walk->share && mw->vma && is_vm_hugetlb_page(mw->vma)) {
 		pte_t *pte = pm_walk_share_again(mw, addr & PMD_MASK);
 
 		if (pte)
@@ -731,8 +731,9 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 			st->file_flags = PM_FOLIO_UNMOVABLE;
 		if (pm_inode_is_served(inode))
 			facts.flags |= PM_VMA_SERVED | PM_VMA_HOLDS;
-		else if (inode->i_mapping->a_ops->migrate_folio ==
-			 buffer_migrate_folio_norefs)
+		else if (!S_ISBLK(inode->i_mode) &&
+			 inode->i_mapping->a_ops->migrate_folio ==
+				 buffer_migrate_folio_norefs)
 			facts.flags |= PM_VMA_HOLDS;
 		/*
 		 * Where there are no attributes there is no mark. Nor would a
@@ -807,8 +808,18 @@ void pm_shim_file_inode(const struct pm_file *file, struct pm_inode *out)
 
 void pm_shim_file_asked(const struct pm_file *file, struct pm_asked *out)
 {
-	out->dev = d_inode(file->path.dentry)->i_sb->s_dev;
-	out->uid = from_kuid(&init_user_ns, file->opener->uid);
+	const struct super_block *sb = d_inode(file->path.dentry)->i_sb;
+
+	out->dev = sb->s_dev;
+	/* A user who mounts it answers for all user IDs of the user's namespace. */
+	out->uid = from_kuid(&init_user_ns, sb->s_user_ns == &init_user_ns ?
+			     file->opener->uid : sb->s_user_ns->owner);
+}
+
+/* Whether a server has to be waited for to read its attributes. */
+bool pm_shim_file_is_served(const struct pm_file *file)
+{
+	return pm_inode_is_served(d_inode(file->path.dentry));
 }
 
 /* Whether nobody has to be waited for to read its attributes. */
@@ -817,11 +828,45 @@ bool pm_shim_file_is_in_memory(const struct pm_file *file)
 	return shmem_mapping(d_inode(file->path.dentry)->i_mapping);
 }
 
-void pm_shim_file_put(struct pm_file *file)
+static struct workqueue_struct *pm_workqueue;
+
+struct pm_file_work {
+	struct work_struct work;
+	struct pm_file file;
+};
+
+static void pm_file_drop(struct pm_file *file)
 {
 	path_put(&file->path);
 	path_put(&file->pages);
 	put_cred(file->opener);
+}
+
+static void pm_file_work(struct work_struct *work)
+{
+	struct pm_file_work *here = container_of(work, struct pm_file_work, work);
+
+	pm_file_drop(&here->file);
+	kfree(here);
+}
+
+/*
+ * Whoever puts the last reference may have to wait for a server. A caller leaves
+ * that to a worker.
+ */
+void pm_shim_file_put(struct pm_file *file)
+{
+	struct pm_file_work *work = NULL;
+
+	if (!(current->flags & PF_KTHREAD) && !pm_shim_file_is_in_memory(file))
+		work = kmalloc_obj(*work, GFP_KERNEL_ACCOUNT);
+	if (!work) {
+		pm_file_drop(file);
+		return;
+	}
+	work->file = *file;
+	INIT_WORK(&work->work, pm_file_work);
+	queue_work(pm_workqueue, &work->work);
 }
 
 /**
@@ -911,8 +956,9 @@ int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
 	if (err)
 		return err;
 	vma = find_vma(mm, addr);
+	/* A path does not keep guest_memfd's module. */
 	if (vma && vma->vm_start <= addr && vma->vm_file &&
-	    file_inode(vma->vm_file)->i_opflags & IOP_XATTR)
+	    !mapping_inaccessible(vma->vm_file->f_mapping))
 		pm_file_get(vma->vm_file, file);
 	pm_mm_read_unlock(mm);
 	return 0;
@@ -1175,8 +1221,6 @@ void pm_shim_turn_give(struct mutex *lock)
 {
 	mutex_unlock(lock);
 }
-
-static struct workqueue_struct *pm_workqueue;
 
 int pm_shim_workers_start(void)
 {

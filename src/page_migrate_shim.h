@@ -98,6 +98,7 @@ enum pm_end {
 };
 
 struct pm_walk {
+	bool share;			/* in: have shared page tables back */
 	unsigned long resume;		/* out: where to go on */
 	struct pm_file file;		/* out: with PM_END_FILE, held */
 };
@@ -144,6 +145,7 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 void pm_shim_file_inode(const struct pm_file *file, struct pm_inode *out);
 void pm_shim_file_asked(const struct pm_file *file, struct pm_asked *out);
 bool pm_shim_file_is_in_memory(const struct pm_file *file);
+bool pm_shim_file_is_served(const struct pm_file *file);
 void pm_shim_file_put(struct pm_file *file);
 ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 			   void *value, size_t size);

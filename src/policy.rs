@@ -219,29 +219,40 @@ impl Rewrite<'_> {
     /// to be left out.
     fn some_vmas(&mut self, at: usize, total: &mut u64) -> Result<(usize, bool)> {
         let core::ops::Range { start, end } = self.scope.range;
-        let (mm, renaming, manner) = (self.scope.mm.clone(), self.renaming.clone(), self.manner);
-        let work = move || policy::rewrite_vmas(&mm, start, end, at, manner, &*renaming);
-        let ended = if manner.dry_run {
-            Ended::Done(work())
-        } else {
-            self.help(VMA_PATIENCE, work)?
-        };
-        let (done, late, interrupted) = match ended {
-            Ended::Done(done) => (Some(done), false, false),
-            // The helper gave up the VMA that it waited for, or had not begun.
-            Ended::Late(done) => (done, true, false),
-            Ended::Interrupted(done) => (done, true, true),
-        };
-        let (changed, resume) = match done {
-            Some(Ok(done)) => done,
-            Some(Err(e)) if !late => return Err(e),
-            _ => (0, end),
-        };
-        *total = total.saturating_add(changed);
-        if interrupted {
-            return Err(EINTR);
+        let manner = self.manner;
+        let mut tries = 0u32;
+        loop {
+            let (mm, renaming) = (self.scope.mm.clone(), self.renaming.clone());
+            let work = move || policy::rewrite_vmas(&mm, start, end, at, manner, &*renaming);
+            let ended = if manner.dry_run {
+                Ended::Done(work())
+            } else {
+                self.help(VMA_PATIENCE, work)?
+            };
+            let (done, late, interrupted) = match ended {
+                Ended::Done(done) => (Some(done), false, false),
+                Ended::Late(done) => (done, true, false),
+                Ended::Interrupted(done) => (done, true, true),
+            };
+            let resume = match done {
+                // A helper that is late has left out the VMA that it waited for.
+                Some(Ok((changed, resume))) => {
+                    *total = total.saturating_add(changed);
+                    Some(resume)
+                }
+                Some(Err(e)) if !late => return Err(e),
+                // It has not got mmap_lock. The walk would have to wait for that as well.
+                _ => None,
+            };
+            tries = tries.saturating_add(1);
+            if interrupted || (resume.is_none() && tries > VMA_TRIES && current!().signal_pending())
+            {
+                return Err(EINTR);
+            }
+            if let Some(resume) = resume {
+                return Ok((resume, late));
+            }
         }
-        Ok((resume, late))
     }
 
     /// Rewrites the shared policies of the files that are mapped.
@@ -293,8 +304,12 @@ impl Rewrite<'_> {
                 *total = total.saturating_add(changed?);
                 Ok(())
             }
-            // Who got no answer in time leaves the helper to finish, which it does in any case.
-            Ended::Late(_) => Ok(()),
+            // A helper that has begun finishes in any case. Another call was at it, if not.
+            Ended::Late(None) => Ok(()),
+            Ended::Late(Some(changed)) => {
+                *total = total.saturating_add(changed?);
+                Ok(())
+            }
             Ended::Interrupted(_) => Err(EINTR),
         }
     }

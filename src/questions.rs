@@ -58,10 +58,12 @@ impl Questions {
         wait: Wait,
         question: impl FnOnce(&MappedFile) -> T + Send + 'static,
     ) -> Result<Option<T>> {
+        // A disk is there, whatever servers do elsewhere.
+        let served = file.is_served();
         let asked = Asked {
             of_device: OF_DEVICE,
-            of_user: OF_USER,
-            in_all: IN_ALL,
+            of_user: if served { OF_USER } else { u32::MAX },
+            in_all: if served { IN_ALL } else { u32::MAX },
             ..file.asked(wait)
         };
         let helper = self.helper_for(&asked)?;

@@ -29,14 +29,28 @@ pub(crate) enum Who {
 /// How often another thread is looked for, when one exits while it is asked for its memory.
 const TRIES: u32 = 16;
 
-/// What the cpusets say of each node, when they were asked last.
-pub(crate) struct Mems(KVVec<u8>);
+/// What the cpusets have said of each node, each time that they were asked.
+///
+/// A cpuset may be that of one thread among several. So a node that it did not have once is not used.
+pub(crate) struct Mems {
+    facts: KVVec<u8>,
+    /// Space for an answer.
+    now: KVVec<u8>,
+}
 
 impl Mems {
     fn new(task: &Task) -> Result<Self> {
         let mut facts = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
+        let now = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
         task::mems(task, &mut facts);
-        Ok(Self(facts))
+        Ok(Self { facts, now })
+    }
+
+    fn reread(&mut self, task: &Task) {
+        task::mems(task, &mut self.now);
+        for (facts, now) in self.facts.iter_mut().zip(self.now.iter()) {
+            *facts &= now;
+        }
     }
 
     /// Whether the target's cpuset allows a node.
@@ -50,7 +64,7 @@ impl Mems {
     }
 
     fn says(&self, node: usize, fact: u8) -> bool {
-        self.0.get(node).is_some_and(|&facts| facts & fact != 0)
+        self.facts.get(node).is_some_and(|&facts| facts & fact != 0)
     }
 }
 
@@ -135,7 +149,7 @@ impl Target {
         let Some(task) = task::alive(&self.task, Some(&self.mm)) else {
             return false;
         };
-        task::mems(&task, &mut self.mems.0);
+        self.mems.reread(&task);
         true
     }
 

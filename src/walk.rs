@@ -141,6 +141,10 @@ impl Collector<'_> {
 }
 
 impl Visitor for Collector<'_> {
+    fn shares(&self) -> bool {
+        self.imagined.is_none()
+    }
+
     fn vma(&mut self, vma: &Vma) -> VmaStep {
         self.writable = vma.writable;
         self.served = vma.served;

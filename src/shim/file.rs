@@ -92,6 +92,12 @@ impl MappedFile {
         unsafe { bindings::pm_shim_file_is_in_memory(self.as_raw()) }
     }
 
+    /// Whether a server has to be waited for to read its attributes.
+    pub(crate) fn is_served(&self) -> bool {
+        // SAFETY: The file is held by the type invariant.
+        unsafe { bindings::pm_shim_file_is_served(self.as_raw()) }
+    }
+
     /// Has its dirty pages written, or begins with that. May sleep for as long as the file system
     /// likes.
     pub(crate) fn write_back(&self) {

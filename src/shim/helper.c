@@ -129,7 +129,9 @@ static int pm_helper_main(void *data)
 	struct pm_helper *helper = data;
 	void *job;
 
+	/* A signal that comes before this is lost: whoever starts a helper waits for it. */
 	allow_signal(SIGKILL);
+	complete(&helper->done);
 	for (;;) {
 		struct mem_cgroup *before;
 
@@ -183,6 +185,7 @@ static int pm_helper_start(struct pm_helper *helper)
 	/* An open file keeps the module now; the thread may outlive it. */
 	__module_get(THIS_MODULE);
 	wake_up_process(task);
+	wait_for_completion(&helper->done);
 	return 0;
 }
 

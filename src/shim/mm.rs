@@ -152,6 +152,11 @@ pub(crate) enum FolioStep {
 /// Its methods run with mmap_lock held, the second one also under a page-table lock. They must
 /// neither sleep nor allocate.
 pub(crate) trait Visitor {
+    /// Whether the target gets page tables of huge pages back that it has shared, and lost when one of
+    /// the pages moved.
+    fn shares(&self) -> bool {
+        false
+    }
     /// A VMA begins.
     fn vma(&mut self, vma: &Vma) -> VmaStep;
     /// A run of pages of one folio.
@@ -235,7 +240,10 @@ impl UserMm {
         end: usize,
         mut visitor: &mut dyn Visitor,
     ) -> Result<WalkEnd> {
-        let mut walk = bindings::pm_walk::default();
+        let mut walk = bindings::pm_walk {
+            share: visitor.shares(),
+            ..bindings::pm_walk::default()
+        };
         let sink: *mut &mut dyn Visitor = &mut visitor;
         // SAFETY: The address space is a live reference, `sink` lives until the call returns and
         // only the two functions below use it, and `walk` is writable.
