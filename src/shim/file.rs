@@ -63,7 +63,7 @@ impl MappedFile {
     /// `held` must be empty, or hold references that the caller gives away.
     pub(super) unsafe fn from_raw(held: bindings::pm_file) -> Option<Self> {
         // INVARIANT: By the requirements.
-        (!held.opener.is_null()).then_some(Self(held))
+        (!held.opener.is_null()).then(|| Self(held))
     }
 
     pub(super) fn as_raw(&self) -> *const bindings::pm_file {
