@@ -909,8 +909,11 @@ TEST_F(compaction, never_while_holding)
 	EXPECT_EQ(0, s.compactions_holding);
 	EXPECT_EQ(0, s.held);
 	EXPECT_GE(MOST + (long)variant->pages, s.most);
-	/* It is tried while nothing is isolated. Small blocks may come by themselves. */
-	if (variant->pages == HPAGE_NR)
+	/*
+	 * It is tried while nothing is isolated. Small blocks may come by themselves, and
+	 * large ones from what another job has moved.
+	 */
+	if (variant->pages == HPAGE_NR && variant->jobs == 1)
 		EXPECT_LT(0, s.compactions);
 	EXPECT_EQ(0, nr_isolated());
 	for (int i = 0; i < variant->jobs; i++) {

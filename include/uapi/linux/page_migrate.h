@@ -103,7 +103,8 @@
  * With any other value (one that ends with a newline or NUL is another), with
  * none set, or on a file system without extended attributes, everything moves.
  * Marks are read anew in each call, of the file that the process opened, where
- * file systems are stacked, and as the user who opened it.
+ * file systems are stacked, and as the user who opened the one whose pages are
+ * mapped.
  *
  * Where a mark cannot be read, since the file system reports an error or its
  * server does not answer within a few seconds, the pages of that file stay and
