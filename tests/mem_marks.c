@@ -586,6 +586,7 @@ TEST_F(marks, interrupted_all_the_time)
 
 /* A file of a lower layer, marked through the overlay after it was mapped. */
 #define LAYERS "/scratch/layers"
+#define OPTIONS "lowerdir=" LAYERS "/low,upperdir=" LAYERS "/up,workdir=" LAYERS "/work,metacopy=on"
 
 static void path_of(char *path, const char *dir, const char *name)
 {
@@ -609,8 +610,7 @@ TEST(file_that_was_opened_is_asked)
 	ASSERT_LE(0, file);
 	file_fill(file, N, 1, &mem[0], 1);
 	ASSERT_EQ(0, fsync(file));
-	ASSERT_EQ(0, mount("overlay", LAYERS "/all", "overlay", 0, "lowerdir=" LAYERS "/low,upperdir="
-			   LAYERS "/up,workdir=" LAYERS "/work,metacopy=on"));
+	ASSERT_EQ(0, mount("overlay", LAYERS "/all", "overlay", 0, OPTIONS));
 	close(file);
 	file = open(all, O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, file);
