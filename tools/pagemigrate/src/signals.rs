@@ -68,7 +68,7 @@ impl Signals {
     }
 
     /// Does some work in another thread, and interrupts its calls once a signal has come. `look` is
-    /// called ten times a second meanwhile, in this thread, and must not wait.
+    /// called ten times a second while the call is at work, in this thread, and must not wait.
     pub(crate) fn watch<T: Send>(
         &self,
         mut look: impl FnMut(),
