@@ -81,7 +81,7 @@ static int pm_helper_try_enter(struct pm_helper *helper,
 		user[lost] += other->asked.uid == asked->uid;
 		all[lost]++;
 	}
-	/* Who has left one question unanswered is asked no other. */
+	/* A file system that has left a question unanswered is not asked another. */
 	if ((asked->dev && device[true]) || user[true] >= asked->of_user ||
 	    all[true] >= asked->in_all)
 		err = -EBUSY;
@@ -178,8 +178,9 @@ static int pm_helper_start(struct pm_helper *helper)
 	if (helper->task)
 		return 0;
 	task = kthread_create(pm_helper_main, helper, "%s", helper->name);
+	/* Whatever else there was too little of: trying again at once is no use. */
 	if (IS_ERR(task))
-		return PTR_ERR(task);
+		return PTR_ERR(task) == -EINTR ? -EINTR : -ENOMEM;
 	helper->task = get_task_struct(task);
 	refcount_inc(&helper->refs);
 	/* An open file keeps the module now; the thread may outlive it. */
