@@ -629,4 +629,98 @@ TEST(file_that_was_opened_is_asked)
 	EXPECT_EQ(0, system("rm -rf " LAYERS));
 }
 
+/*
+ * Two images of erofs with the same file in both, told by a fingerprint, share its
+ * pages. mkfs.erofs of the distribution knows the attribute, but not yet that it is
+ * the fingerprint: the superblock is told so here, and goes without a checksum.
+ */
+#define IMAGES "/scratch/erofs"
+#define FINGERPRINT "trusted.erofs.fingerprint"
+
+enum {
+	SUPERBLOCK = 1024,
+	FEATURE_COMPAT = 8,
+	COMPAT_CHECKSUM = 1,
+	COMPAT_FINGERPRINTS = 0x20,
+	FINGERPRINT_PREFIX = 105,
+};
+
+static void make_image(const char *name, bool marked)
+{
+	char command[512], path[64], prefix = 0;
+	uint32_t features;
+	int file;
+
+	snprintf(command, sizeof(command),
+		 "cd " IMAGES " && mkdir tree %s && cp data tree/file && "
+		 "setfattr -n " FINGERPRINT " -v same tree/file && %s "
+		 "mkfs.erofs --quiet --xattr-prefix=" FINGERPRINT " %s.img tree && rm -r tree",
+		 name, marked ? "setfattr -n " USER " -v none tree/file &&" : "", name);
+	if (system(command))
+		die("an image of erofs");
+	snprintf(path, sizeof(path), IMAGES "/%s.img", name);
+	file = open(path, O_RDWR | O_CLOEXEC);
+	if (pread(file, &features, 4, SUPERBLOCK + FEATURE_COMPAT) != 4)
+		die("%s", path);
+	features &= ~COMPAT_CHECKSUM;
+	features |= COMPAT_FINGERPRINTS;
+	if (pwrite(file, &features, 4, SUPERBLOCK + FEATURE_COMPAT) != 4 ||
+	    pwrite(file, &prefix, 1, SUPERBLOCK + FINGERPRINT_PREFIX) != 1)
+		die("%s", path);
+	close(file);
+	snprintf(command, sizeof(command),
+		 "mount -t erofs -o ro,loop,inode_share,domain_id=test " IMAGES "/%s.img " IMAGES "/%s",
+		 name, name);
+	if (system(command))
+		die("%s", command);
+}
+
+static char *map_image(const char *name)
+{
+	char path[64], *p;
+	int file;
+
+	snprintf(path, sizeof(path), IMAGES "/%s/file", name);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		die("%s", path);
+	p = map_file(file, PROT_READ, MAP_SHARED);
+	close(file);
+	return p;
+}
+
+TEST(file_that_shares_its_pages_is_asked)
+{
+	char *plain, *marked;
+	int file, fd = pm_open();
+	struct stat st;
+
+	ASSERT_EQ(0, system("modprobe -a loop erofs"));
+	ASSERT_EQ(0, mkdir(IMAGES, 0755));
+	file = open(IMAGES "/data", O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	ASSERT_LE(0, file);
+	file_fill(file, N, 1, &mem[0], 1);
+	ASSERT_EQ(0, fsync(file));
+	close(file);
+	make_image("plain", false);
+	make_image("marked", true);
+	ASSERT_EQ(0, stat(IMAGES "/marked/file", &st));
+	ASSERT_EQ(N * PAGE, st.st_size);
+
+	bind_to(mem[0]);
+	plain = map_image("plain");
+	marked = map_image("marked");
+	bind_to(-1);
+	/* It is the same page: it shows in both that it has moved. */
+	ASSERT_EQ(pfn_of(plain), pfn_of(marked));
+	for (int i = 0; i < 2; i++) {
+		EXPECT_TRUE(all_stay(_metadata, fd, marked));
+		EXPECT_FALSE(all_stay(_metadata, fd, plain));
+	}
+	EXPECT_EQ(0, bad_pages(plain, N, 1));
+	munmap(plain, N * PAGE);
+	munmap(marked, N * PAGE);
+	EXPECT_EQ(0, system("umount " IMAGES "/plain " IMAGES "/marked && rm -r " IMAGES));
+}
+
 TEST_HARNESS_MAIN
