@@ -57,7 +57,7 @@ static void look(const char *event, pid_t pid, struct lines *lines)
 	snprintf(name, sizeof(name), ": %s: ", event);
 	snprintf(who, sizeof(who), " pid=%d ", pid);
 	while (fgets(line, sizeof(line), f)) {
-		if (strstr(line, "EVENTS LOST"))
+		if (strstr(line, "[LOST "))
 			die("events are lost");
 		if (!strstr(line, name) || !strstr(line, who))
 			continue;
