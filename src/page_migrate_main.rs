@@ -9,19 +9,16 @@
 
 use kernel::prelude::*;
 
-mod batch;
 mod bindings;
 mod device;
 mod frames;
 mod job;
 mod marks;
 mod migrate;
-mod node_map;
-mod places;
 mod policy;
+mod pure;
 mod questions;
 mod request;
-mod result;
 mod shim;
 mod target;
 mod uapi;

@@ -12,7 +12,7 @@ use kernel::{
 };
 
 use crate::{
-    node_map::{
+    pure::node_map::{
         self,
         ListError, //
     },

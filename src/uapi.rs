@@ -57,7 +57,7 @@ const _: () = {
     assert!(size_of::<Placement>() == 64);
     assert!(offset_of!(Placement, pages) == 32);
     assert!(offset_of!(Placement, reserved) == 40);
-    assert!(bindings::PAGE_MIGRATE_NODE_ANY == crate::node_map::ANY);
+    assert!(bindings::PAGE_MIGRATE_NODE_ANY == crate::pure::node_map::ANY);
 };
 
 // SAFETY: All fields are integers without padding between them, so any bytes are a valid value.

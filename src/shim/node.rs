@@ -6,7 +6,7 @@ use kernel::prelude::*;
 
 use crate::{
     bindings,
-    node_map::{
+    pure::node_map::{
         NodeFacts,
         NodeMap, //
     },

@@ -5,11 +5,11 @@
 // The module uses what the tests alone do not.
 #![allow(dead_code)]
 
-#[path = "../../../src/node_map.rs"]
+#[path = "../../../src/pure/node_map.rs"]
 mod node_map;
 
-#[path = "../../../src/result.rs"]
-mod result;
+#[path = "../../../src/pure/counts.rs"]
+mod counts;
 
 // What the module has from the interface's header the library has, too.
 #[path = "../../../tools/page-migrate/src/uapi.rs"]

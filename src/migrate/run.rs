@@ -5,19 +5,11 @@
 use kernel::prelude::*;
 
 use crate::{
-    batch::{
-        self,
-        Batch,
-        Lists, //
-    },
     frames::Frames,
-    node_map::Destination,
-    places::{
-        Place,
-        Places,
-        Whom, //
+    pure::{
+        counts::Reason,
+        node_map::Destination, //
     },
-    result::Reason,
     shim::{
         folio::{
             self,
@@ -33,6 +25,19 @@ use crate::{
         }, //
     }, //
     target::Mems,
+};
+
+use super::{
+    batch::{
+        self,
+        Batch,
+        Lists, //
+    },
+    place::{
+        Place,
+        Places,
+        Whom, //
+    }, //
 };
 
 /// Batches after which reclaim is tried once more on a node where it did not help.

@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the walk over the page tables makes of each page.
+//! Sorts the pages that a walk shows: what stays is counted, what is to move is isolated.
+//!
+//! Locks: runs under mmap_lock and, for each folio, its page-table lock. Below these only the leaf
+//! lock of [`Frames`] is taken.
 
 use crate::{
-    batch::{
-        self,
-        Batch,
-        Lists, //
-    },
     frames::Frames,
     marks::{
         Mark,
         Marks, //
     },
-    result::{
+    migrate::batch::{
+        self,
+        Batch,
+        Lists, //
+    },
+    pure::counts::{
         Counts,
-        Reason,
-        Remnant, //
+        Reason, //
     },
     shim::{
         mm::{
@@ -30,6 +32,8 @@ use crate::{
         node::Map, //
     },
 };
+
+use super::LastLook;
 
 /// Sorts the pages of one chunk: counts those that stay, collects those that are to move.
 pub(crate) struct Collector<'a> {
@@ -69,34 +73,6 @@ pub(crate) struct Collector<'a> {
     pub(crate) holds: Option<usize>,
     /// Do not stop before the next file without a known mark: what is there stays.
     pub(crate) pass_unknown: bool,
-}
-
-/// What a last look needs to know, and finds.
-pub(crate) struct LastLook<'a> {
-    /// Frames of pages that found no room.
-    pub(crate) waiting: &'a Frames,
-    /// Those of them that were tried again, and stay for another reason.
-    pub(crate) held: &'a Frames,
-    pub(crate) remnant: &'a mut Remnant,
-}
-
-impl LastLook<'_> {
-    fn meet(&mut self, mapped: &Mapped<'_>, obstacle: Option<Reason>) {
-        let pages = mapped.mapped() as u64;
-        if obstacle == Some(Reason::Exempt) {
-            return;
-        }
-        if !self.waiting.contains(mapped.pfn()) {
-            self.remnant.elsewhere = self.remnant.elsewhere.saturating_add(pages);
-            return;
-        }
-        let reason = match obstacle {
-            Some(reason) => reason,
-            None if self.held.contains(mapped.pfn()) => Reason::Busy,
-            None => Reason::NoMemory,
-        };
-        self.remnant.waiting.stay(reason, pages);
-    }
 }
 
 impl Collector<'_> {
@@ -213,25 +189,6 @@ impl Visitor for Collector<'_> {
         {
             // The limit above keeps this from happening. The list puts the folio back.
             return self.stay(mapped, Reason::Busy);
-        }
-        FolioStep::On
-    }
-}
-
-/// Counts the pages on each node.
-pub(crate) struct Census<'a> {
-    pub(crate) pages: &'a mut [u64],
-}
-
-impl Visitor for Census<'_> {
-    fn vma(&mut self, _vma: &Vma) -> VmaStep {
-        VmaStep::Enter
-    }
-
-    fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
-        // A page that somebody is moving is still on the node that it leaves.
-        if let Some(pages) = self.pages.get_mut(mapped.node()) {
-            *pages = pages.saturating_add(mapped.mapped() as u64);
         }
         FolioStep::On
     }

@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use crate::{
-    result::{
+    pure::counts::{
         Counts,
         Reason, //
     },

@@ -1,31 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A job: what is to be moved, the frames that have been moved to, and how far it is.
+//! One call at work: chunk after chunk, when it ends, and what came of it.
+//!
+//! Locks: none of its own. `mmap_lock` is held within each walk and not between them.
 
-use kernel::{
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
-    }, //
-};
+use kernel::prelude::*;
 
 use crate::{
-    batch::{
-        self,
-        Batch,
-        Lists, //
-    },
     frames::Frames,
     marks::{
         Mark,
         Marks, //
     },
     migrate::{
+        batch::{
+            self,
+            Batch,
+            Lists, //
+        },
         Migration,
         Scratch, //
     },
@@ -34,120 +26,39 @@ use crate::{
         Cookie,
         Scope, //
     },
-    request::{
-        NodeLists,
-        Order,
-        Range, //
-    },
-    result::{
+    pure::counts::{
         Counts,
         Reason,
         Remnant, //
+    },
+    request::{
+        Order,
+        Range, //
     },
     shim::{
         self,
         file::MappedFile,
         folio::FolioList,
-        node,
         task,
         trace, //
     },
     target::Target,
     walk::{
-        Census,
         Collector,
         LastLook, //
     },
 };
 
+use super::{
+    rounds::note_first,
+    Running, //
+};
+
 /// Times that one call may ask all CPUs to bring their folios to the LRU lists.
 const MAX_DRAINS: u32 = 16;
 
-/// Pages that are tried at least when full nodes change places.
-const MIN_RESCUE_PAGES: u64 = 32;
-
-/// How long kswapd gets before pages without room are tried as a last resort.
-const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
-
-/// How often it gets that.
-const MAX_MOMENTS: u32 = 8;
-
 /// Files whose marks are read at one address. A target may map another one each time.
 const MAX_LEARNT: u32 = 16;
-
-/// What an open file remembers from one call to the next.
-pub(crate) struct Job {
-    lists: NodeLists,
-    frames: Pin<KBox<Frames>>,
-    cookie: Cookie,
-    moved: u64,
-}
-
-/// How far the work of an open file is, for whoever looks while it goes on.
-pub(crate) struct Progress {
-    moved: Atomic<u64>,
-    left: Atomic<u64>,
-    va: Atomic<u64>,
-    running: Atomic<u64>,
-}
-
-impl Progress {
-    /// Nothing done yet.
-    pub(crate) fn new() -> Self {
-        Self {
-            moved: Atomic::new(0),
-            left: Atomic::new(0),
-            va: Atomic::new(0),
-            running: Atomic::new(0),
-        }
-    }
-
-    /// `moved`, `left`, `va` and the number of running calls.
-    pub(crate) fn read(&self) -> [u64; 4] {
-        [
-            self.moved.load(Relaxed),
-            self.left.load(Relaxed),
-            self.va.load(Relaxed),
-            self.running.load(Relaxed),
-        ]
-    }
-}
-
-/// A call that shows its progress until it is dropped.
-struct Running<'a> {
-    progress: Option<&'a Progress>,
-    /// Pages that earlier calls of the job have moved.
-    before: u64,
-}
-
-impl<'a> Running<'a> {
-    fn begin(progress: Option<&'a Progress>, before: u64, va: usize) -> Self {
-        let running = Self { progress, before };
-        if let Some(progress) = progress {
-            progress.running.store(1, Relaxed);
-        }
-        running.show(&Counts::default(), va);
-        running
-    }
-
-    fn show(&self, counts: &Counts, va: usize) {
-        if let Some(progress) = self.progress {
-            let moved = self.before.saturating_add(counts.all_moved());
-            progress.moved.store(moved, Relaxed);
-            let left = counts.left().saturating_add(counts.no_memory());
-            progress.left.store(left, Relaxed);
-            progress.va.store(va as u64, Relaxed);
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(progress) = self.progress {
-            progress.running.store(0, Relaxed);
-        }
-    }
-}
 
 /// Why a call ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -176,7 +87,7 @@ pub(crate) struct Outcome {
 
 /// How a chunk is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     /// Count all, move what can be moved.
     Move,
     /// Count all, move nothing, remember frames as if they had moved.
@@ -188,8 +99,8 @@ enum Mode {
 }
 
 /// One call at work.
-struct Call<'a> {
-    order: &'a Order,
+pub(super) struct Call<'a> {
+    pub(super) order: &'a Order,
     target: &'a mut Target,
     frames: &'a Frames,
     imagined: Option<Pin<KBox<Frames>>>,
@@ -200,38 +111,31 @@ struct Call<'a> {
     stuck: u32,
     batch: Batch,
     lists: Lists,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
     move_shared: bool,
     drains: u32,
     drained: bool,
     /// Nothing else has helped those pages that found no room.
-    last_resort: bool,
+    pub(super) last_resort: bool,
     /// Pages that are tried at a time where there was no room, about as many as find some.
-    rescue_pages: u64,
+    pub(super) rescue_pages: u64,
     /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
     /// be in any frame, on an old node, too: it must not be taken for one of these.
     waiting: Pin<KBox<Frames>>,
     /// Those of them that were tried again, and stay for another reason.
     held: Pin<KBox<Frames>>,
     /// `waiting` lacks some, for want of memory.
-    incomplete: bool,
+    pub(super) incomplete: bool,
     /// For each pair the address from which on some of its pages found no room.
-    short_from: KVVec<Option<usize>>,
+    pub(super) short_from: KVVec<Option<usize>>,
     /// For each pair the address from which on some of those could not be tried again: they were off
     /// their LRU list, or referenced.
-    passed_from: KVVec<Option<usize>>,
+    pub(super) passed_from: KVVec<Option<usize>>,
     /// What is left on the old nodes in the end.
-    remnant: Remnant,
+    pub(super) remnant: Remnant,
     /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
     copied: u64,
-    outcome: Outcome,
-}
-
-/// Notes for `pair` that something was left behind from `at` on.
-fn note_first(from: &mut [Option<usize>], pair: usize, at: usize) {
-    if let Some(from) = from.get_mut(pair) {
-        *from = Some(from.map_or(at, |first| first.min(at)));
-    }
+    pub(super) outcome: Outcome,
 }
 
 /// What an errno of the rooms below means for the call.
@@ -243,48 +147,12 @@ fn ended_by(e: Error) -> End {
     }
 }
 
-/// Does what `order` says, as a part of the job in `slot`, or of a new one that takes its place.
-///
-/// # Errors
-///
-/// `ENOMEM` before anything has moved.
-pub(crate) fn run(
-    slot: &mut Option<Job>,
-    order: &Order,
-    target: &mut Target,
-    progress: &Progress,
-) -> Result<Outcome> {
-    let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
-    if !continues {
-        let frames = KBox::pin_init(Frames::new(), GFP_KERNEL)?;
-        if order.dry_run {
-            // The old job stays, and the new one is just imagined.
-            let running = Running::begin(None, 0, 0);
-            return migrate(order, target, &frames, Cookie::new(), running);
-        }
-        *slot = Some(Job {
-            lists: order.lists.try_clone()?,
-            frames,
-            cookie: Cookie::new(),
-            moved: 0,
-        });
-    }
-    let job = slot.as_mut().ok_or(EINVAL)?;
-    let shown = (!order.dry_run).then_some(progress);
-    let running = Running::begin(shown, job.moved, order.range.start);
-    let outcome = migrate(order, target, &job.frames, job.cookie, running)?;
-    if !order.dry_run {
-        job.moved = job.moved.saturating_add(outcome.counts.all_moved());
-    }
-    Ok(outcome)
-}
-
 /// Moves the pages that `order` selects, chunk by chunk.
 ///
 /// # Errors
 ///
 /// `ENOMEM` before anything has moved.
-fn migrate(
+pub(super) fn migrate(
     order: &Order,
     target: &mut Target,
     frames: &Frames,
@@ -426,7 +294,7 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
+    pub(super) fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
         let learns = self.unknown.is_some();
         self.learn()?;
         let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
@@ -509,7 +377,7 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn pause(&self, done: bool) -> Result<(), End> {
+    pub(super) fn pause(&self, done: bool) -> Result<(), End> {
         if done {
             return Ok(());
         }
@@ -638,26 +506,6 @@ impl Call<'_> {
         }
     }
 
-    /// Tries large folios of `at..resume` again for which nodes are to be compacted, now that nothing
-    /// is isolated: a call that ends early would leave them behind. They were part of a batch that was
-    /// within the call's limit.
-    ///
-    /// # Errors
-    ///
-    /// Says why the call must end.
-    fn try_wanted(&mut self, at: usize, resume: usize) -> Result<(), End> {
-        if !self.scratch.wants_room() {
-            return Ok(());
-        }
-        for pair in 0..self.order.lists.len() {
-            let short = self.short_from.get(pair).copied().flatten();
-            if short.is_some_and(|short| short <= at) {
-                self.chunk(at, resume, Mode::Rescue(pair))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Makes room for the large folios that found none in the last batch. Nothing is isolated now.
     fn make_room(&mut self) {
         let Self { order, scratch, .. } = self;
@@ -702,143 +550,4 @@ impl Call<'_> {
         });
         broke
     }
-
-    /// Tries once more what found no room.
-    ///
-    /// Where full nodes change places, pages can move only as fast as others make room for them.
-    /// So the pairs that were short take turns, each going on from where it first was short, until
-    /// a whole round has moved nothing. Then they are tried as a last resort: after a moment for
-    /// kswapd, which was woken and holds pages back while it works, with reclaim once more, with
-    /// large folios split, and with what could not be tried in its turn. That, too, goes on until a
-    /// round has moved nothing, and then once more from the start, but only so often, and only if
-    /// anything has moved since the last time.
-    ///
-    /// # Errors
-    ///
-    /// Says why the call must end before the last of them has been tried.
-    fn rescue(&mut self, end: usize, running: &Running<'_>) -> Result<(), End> {
-        if self.order.dry_run || self.outcome.counts.no_memory() == 0 {
-            return Ok(());
-        }
-        let begun = self.outcome.counts.all_moved();
-        // A target may fault in pages on the old nodes faster than they move. That must end, too.
-        let goal = begun.saturating_add(self.outcome.counts.no_memory());
-        let mut ended = Ok(());
-        let (mut moments, mut moved_at_last) = (0, None);
-        while self.outcome.counts.all_moved() < goal {
-            let before = self.outcome.counts.all_moved();
-            for pair in 0..self.order.lists.len() {
-                ended = ended.and_then(|()| self.rescue_pair(pair, end, goal));
-                running.show(&self.outcome.counts, end);
-            }
-            if ended.is_err() {
-                break;
-            }
-            if self.outcome.counts.all_moved() > before {
-                continue;
-            }
-            if moved_at_last == Some(before) || moments >= MAX_MOMENTS {
-                break;
-            }
-            moments = moments.saturating_add(1);
-            moved_at_last = Some(before);
-            self.last_resort = true;
-            self.scratch.try_anew();
-            for (pair, passed) in self.passed_from.iter_mut().enumerate() {
-                if let Some(at) = passed.take() {
-                    note_first(&mut self.short_from, pair, at);
-                }
-            }
-            fsleep(KSWAPD_MOMENT);
-            // After that, as what runs meanwhile fills the caches of the LRU lists again.
-            shim::folio::drain_lru();
-            ended = self.pause(false);
-            if ended.is_err() {
-                break;
-            }
-        }
-        ended = ended.and_then(|()| self.look_again(end));
-        if ended.is_err() {
-            // The same call again goes on from the first page that may still move.
-            let left = [&self.short_from, &self.passed_from];
-            let first = left.iter().flat_map(|from| from.iter()).flatten().min();
-            self.outcome.resume = first.copied().unwrap_or(end);
-        }
-        ended
-    }
-
-    /// Goes on with one pair for as long as there is room, up to `goal` moved pages in all.
-    fn rescue_pair(&mut self, pair: usize, end: usize, goal: u64) -> Result<(), End> {
-        while let Some(at) = self.short_from.get(pair).copied().flatten() {
-            if let Some(from) = self.short_from.get_mut(pair) {
-                *from = None;
-            }
-            let before = self.outcome.counts.all_moved();
-            let walked = self.chunk(at, end, Mode::Rescue(pair));
-            let Some(from) = self.short_from.get_mut(pair) else {
-                break;
-            };
-            let full = from.is_some();
-            if !full {
-                *from = Some(*walked.as_ref().unwrap_or(&at)).filter(|&at| at < end);
-            }
-            walked?;
-            let moved = self.outcome.counts.all_moved();
-            self.rescue_pages = if full {
-                // To take many off their lists for the sake of a few would cost more than to move.
-                let room = moved.saturating_sub(before).saturating_mul(2);
-                room.clamp(MIN_RESCUE_PAGES, batch::MAX_PAGES)
-            } else {
-                (self.rescue_pages.saturating_mul(2)).min(batch::MAX_PAGES)
-            };
-            if moved >= goal {
-                break;
-            }
-            self.pause(false)?;
-            if full && moved == before {
-                // The turn of the next pair.
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts anew what is still without room: a page that moved when it was met again had been
-    /// counted before, and others stay for another reason by now.
-    fn look_again(&mut self, end: usize) -> Result<(), End> {
-        if self.incomplete || self.outcome.counts.no_memory() == 0 {
-            return Ok(());
-        }
-        let mut at = self.order.range.start;
-        while at < end {
-            at = self.chunk(at, end, Mode::LastLook)?;
-            self.pause(at >= end)?;
-        }
-        self.outcome.counts.settle_no_memory(&self.remnant);
-        Ok(())
-    }
-}
-
-/// Counts the pages of `range` on each node.
-///
-/// # Errors
-///
-/// `EINTR` if a signal came, `ESRCH` if the target exited, `ENOMEM`.
-pub(crate) fn census(range: Range, target: &Target) -> Result<KVVec<u64>> {
-    let mut pages = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
-    let Range { start: mut va, end } = range;
-    while va < end {
-        let mut census = Census { pages: &mut pages };
-        va = target.mm().walk(va, end, &mut census)?.resume;
-        if va >= end {
-            break;
-        }
-        if current!().signal_pending() {
-            return Err(EINTR);
-        }
-        if target.is_gone() {
-            return Err(ESRCH);
-        }
-    }
-    Ok(pages)
 }

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A job: what an open file remembers from one call to the next, and who may look at it.
+//!
+//! `call` is one call at work, and `rounds` what it does about pages that found no room.
+//!
+//! Locks: a job is used under its open file's turn (`shim/turn`), which its caller holds.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+
+use crate::{
+    frames::Frames,
+    policy::Cookie,
+    pure::counts::Counts,
+    request::{
+        NodeLists,
+        Order,
+        Range, //
+    },
+    shim::node,
+    target::Target,
+    walk::Census, //
+};
+
+mod call;
+mod rounds;
+
+pub(crate) use call::{
+    End,
+    Outcome, //
+};
+
+/// What an open file remembers from one call to the next.
+pub(crate) struct Job {
+    lists: NodeLists,
+    frames: Pin<KBox<Frames>>,
+    cookie: Cookie,
+    moved: u64,
+}
+
+/// How far the work of an open file is, for whoever looks while it goes on.
+pub(crate) struct Progress {
+    moved: Atomic<u64>,
+    left: Atomic<u64>,
+    va: Atomic<u64>,
+    running: Atomic<u64>,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            moved: Atomic::new(0),
+            left: Atomic::new(0),
+            va: Atomic::new(0),
+            running: Atomic::new(0),
+        }
+    }
+
+    /// `moved`, `left`, `va` and the number of running calls.
+    pub(crate) fn read(&self) -> [u64; 4] {
+        [
+            self.moved.load(Relaxed),
+            self.left.load(Relaxed),
+            self.va.load(Relaxed),
+            self.running.load(Relaxed),
+        ]
+    }
+}
+
+/// A call that shows its progress until it is dropped.
+struct Running<'a> {
+    progress: Option<&'a Progress>,
+    /// Pages that earlier calls of the job have moved.
+    before: u64,
+}
+
+impl<'a> Running<'a> {
+    fn begin(progress: Option<&'a Progress>, before: u64, va: usize) -> Self {
+        let running = Self { progress, before };
+        if let Some(progress) = progress {
+            progress.running.store(1, Relaxed);
+        }
+        running.show(&Counts::default(), va);
+        running
+    }
+
+    fn show(&self, counts: &Counts, va: usize) {
+        if let Some(progress) = self.progress {
+            let moved = self.before.saturating_add(counts.all_moved());
+            progress.moved.store(moved, Relaxed);
+            let left = counts.left().saturating_add(counts.no_memory());
+            progress.left.store(left, Relaxed);
+            progress.va.store(va as u64, Relaxed);
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(progress) = self.progress {
+            progress.running.store(0, Relaxed);
+        }
+    }
+}
+
+/// Does what `order` says, as a part of the job in `slot`, or of a new one that takes its place.
+///
+/// # Errors
+///
+/// `ENOMEM` before anything has moved.
+pub(crate) fn run(
+    slot: &mut Option<Job>,
+    order: &Order,
+    target: &mut Target,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
+    if !continues {
+        let frames = KBox::pin_init(Frames::new(), GFP_KERNEL)?;
+        if order.dry_run {
+            // The old job stays, and the new one is just imagined.
+            let running = Running::begin(None, 0, 0);
+            return call::migrate(order, target, &frames, Cookie::new(), running);
+        }
+        *slot = Some(Job {
+            lists: order.lists.try_clone()?,
+            frames,
+            cookie: Cookie::new(),
+            moved: 0,
+        });
+    }
+    let job = slot.as_mut().ok_or(EINVAL)?;
+    let shown = (!order.dry_run).then_some(progress);
+    let running = Running::begin(shown, job.moved, order.range.start);
+    let outcome = call::migrate(order, target, &job.frames, job.cookie, running)?;
+    if !order.dry_run {
+        job.moved = job.moved.saturating_add(outcome.counts.all_moved());
+    }
+    Ok(outcome)
+}
+
+/// Counts the pages of `range` on each node.
+///
+/// # Errors
+///
+/// `EINTR` if a signal came, `ESRCH` if the target exited, `ENOMEM`.
+pub(crate) fn census(range: Range, target: &Target) -> Result<KVVec<u64>> {
+    let mut pages = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
+    let Range { start: mut va, end } = range;
+    while va < end {
+        let mut census = Census { pages: &mut pages };
+        va = target.mm().walk(va, end, &mut census)?.resume;
+        if va >= end {
+            break;
+        }
+        if current!().signal_pending() {
+            return Err(EINTR);
+        }
+        if target.is_gone() {
+            return Err(ESRCH);
+        }
+    }
+    Ok(pages)
+}

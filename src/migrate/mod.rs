@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Migration of one batch: the folios in it, their places, and the kernel's `migrate_pages()`.
+
+pub(crate) mod batch;
+mod place;
+mod run;
+
+pub(crate) use run::{
+    Migration,
+    Scratch, //
+};
