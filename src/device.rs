@@ -25,6 +25,7 @@ use crate::{
         Outcome,
         Progress, //
     },
+    pure::order::Order,
     request,
     shim::{
         self,
@@ -171,7 +172,7 @@ fn placement(arg: usize) -> Result<isize> {
 /// A call that got to work, and what came of it.
 struct Done {
     target: Target,
-    order: request::Order,
+    order: Order,
     reply: request::Reply,
     flags: u32,
     begun: Option<trace::Begun>,
@@ -232,7 +233,7 @@ impl Done {
     /// As [`status`], or `EFAULT` if the caller has taken away where the result goes.
     fn tell(self) -> Result<isize> {
         let status = status(&self.outcome);
-        let result = self.outcome.counts.into_result(self.outcome.resume);
+        let result = uapi::result(self.outcome.counts.into_totals(), self.outcome.resume);
         if let Some(begun) = self.begun {
             let call = trace::Call {
                 pid: task::process_id(self.target.task()),

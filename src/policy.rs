@@ -16,26 +16,26 @@ use kernel::{
     task::Task, //
 };
 
-use crate::shim::{
-    file::InodeId,
-    helper::{
-        Ended,
-        Helper,
-        Patience,
-        Wait, //
-    },
-    mm::UserMm,
-    node::{
-        self,
-        Map, //
-    },
-    policy::{
-        self,
-        Editor,
-        Manner,
-        Policy, //
-    },
-    task, //
+use crate::{
+    pure::order::Map,
+    shim::{
+        file::InodeId,
+        helper::{
+            Ended,
+            Helper,
+            Patience,
+            Wait, //
+        },
+        mm::UserMm,
+        node,
+        policy::{
+            self,
+            Editor,
+            Manner,
+            Policy, //
+        },
+        task, //
+    }, //
 };
 
 pub(crate) use crate::shim::policy::Cookie;

@@ -3,69 +3,31 @@
 //! Requests of callers, checked: every errno of the caller's own making comes from here.
 
 use kernel::{
-    page::{
-        PAGE_MASK,
-        PAGE_SIZE, //
-    },
     prelude::*,
     uaccess::UserSlice, //
 };
 
 use crate::{
-    pure::node_map::{
-        self,
-        ListError, //
+    pure::{
+        node_map::{
+            self,
+            ListError, //
+        },
+        order::{
+            self,
+            Map,
+            NodeLists,
+            Order,
+            Range, //
+        }, //
     },
-    shim::node::{
-        self,
-        Map, //
-    },
+    shim::node,
     target::{
         Target,
         Who, //
     },
     uapi, //
 };
-
-/// An address range, in bytes, page-aligned.
-#[derive(Clone, Copy)]
-pub(crate) struct Range {
-    /// First address.
-    pub(crate) start: usize,
-    /// Address after the last; not below `start`.
-    pub(crate) end: usize,
-}
-
-impl Range {
-    /// # Errors
-    ///
-    /// `EINVAL` if the start is not page-aligned.
-    fn new(va_start: u64, len: u64) -> Result<Self> {
-        let start = usize::try_from(va_start)?;
-        let len = usize::try_from(len)?;
-        if start & !PAGE_MASK != 0 {
-            return Err(EINVAL);
-        }
-        let end = start
-            .saturating_add(len)
-            .checked_next_multiple_of(PAGE_SIZE)
-            .unwrap_or(PAGE_MASK);
-        Ok(Self { start, end })
-    }
-
-    /// The part below `size`, the end of an address space.
-    pub(crate) fn clipped(self, size: usize) -> Self {
-        Self {
-            start: self.start,
-            end: self.end.min(size).max(self.start),
-        }
-    }
-
-    /// Whether it is all of an address space that ends at `size`.
-    fn is_whole(self, size: usize) -> bool {
-        self.start == 0 && self.end >= size
-    }
-}
 
 fn who(pid: i32, flags: u32) -> Who {
     if flags & uapi::PIDFD != 0 {
@@ -116,62 +78,6 @@ pub(crate) struct Migrate {
     old: KVVec<i32>,
     new: KVVec<i32>,
     moved_by_pair: u64,
-}
-
-fn copy(list: &[i32]) -> Result<KVVec<i32>> {
-    let mut copy = KVVec::with_capacity(list.len(), GFP_KERNEL_ACCOUNT)?;
-    copy.extend_from_slice(list, GFP_KERNEL_ACCOUNT)?;
-    Ok(copy)
-}
-
-/// The node lists of a request: what makes calls belong to one job.
-#[derive(PartialEq)]
-pub(crate) struct NodeLists {
-    old: KVVec<i32>,
-    new: KVVec<i32>,
-}
-
-impl NodeLists {
-    /// A copy.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn try_clone(&self) -> Result<Self> {
-        Ok(Self {
-            old: copy(&self.old)?,
-            new: copy(&self.new)?,
-        })
-    }
-
-    /// Entries of each list.
-    pub(crate) fn len(&self) -> usize {
-        self.old.len()
-    }
-}
-
-/// What is left to be done of a request once its target has been found.
-pub(crate) struct Order {
-    /// The range, within the target's address space.
-    pub(crate) range: Range,
-    /// Where pages go.
-    pub(crate) map: Map,
-    /// The node lists that the map was made of.
-    pub(crate) lists: NodeLists,
-    /// The range is the whole address space.
-    pub(crate) whole: bool,
-    /// Leave memory policies alone.
-    pub(crate) keep_policy: bool,
-    /// Forget what has moved before.
-    pub(crate) new_job: bool,
-    /// End after so many moved pages.
-    pub(crate) max_pages: Option<u64>,
-    /// Change nothing.
-    pub(crate) dry_run: bool,
-    /// Leave pages that other processes map.
-    pub(crate) exclusive: bool,
-    /// No fallback to other nodes.
-    pub(crate) strict: bool,
 }
 
 impl Migrate {
@@ -237,17 +143,14 @@ impl Migrate {
         let nr_nodes = node::count();
         let pairs = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
         let flags = KVVec::from_elem(0, nr_nodes, GFP_KERNEL)?;
-        let map = Map::new(&self.old, copy(&self.new)?, pairs, flags, |n| {
+        let map = Map::new(&self.old, order::copy(&self.new)?, pairs, flags, |n| {
             node::facts(n, target.mems().knows(n), target.mems().allows(n))
         })
         .map_err(list_errno)?;
         Ok(Order {
             range: self.range.clipped(size),
             map,
-            lists: NodeLists {
-                old: self.old,
-                new: self.new,
-            },
+            lists: NodeLists::new(self.old, self.new),
             whole: self.range.is_whole(size),
             keep_policy: self.flags & uapi::KEEP_POLICY != 0,
             new_job: self.flags & uapi::NEW_JOB != 0,

@@ -12,7 +12,10 @@ use kernel::{
     },
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pure::counts::Totals, //
+};
 
 pub(crate) use bindings::{
     page_migrate_info as Info,
@@ -37,6 +40,26 @@ pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | KEEP_POLICY | EXCLUSIVE | NEW_JO
 
 /// Threads that a call can use: the caller's own.
 pub(crate) const MAX_WORKERS: u32 = 1;
+
+/// The result as the caller gets it. `resume_va` is where the call stopped.
+pub(crate) fn result(totals: Totals, resume_va: usize) -> CallResult {
+    CallResult {
+        moved: totals.moved,
+        moved_fallback: totals.moved_fallback,
+        already_moved: totals.already_moved,
+        in_place: totals.in_place,
+        exempt: totals.exempt,
+        shared: totals.shared,
+        busy: totals.busy,
+        pinned: totals.pinned,
+        unmovable: totals.unmovable,
+        no_memory: totals.no_memory,
+        policies: totals.policies,
+        resume_va: resume_va as u64,
+        gone: totals.gone,
+        reserved: 0,
+    }
+}
 
 const _: () = {
     assert!(size_of::<Info>() == 64);

@@ -26,14 +26,16 @@ use crate::{
         Cookie,
         Scope, //
     },
-    pure::counts::{
-        Counts,
-        Reason,
-        Remnant, //
-    },
-    request::{
-        Order,
-        Range, //
+    pure::{
+        counts::{
+            Counts,
+            Reason,
+            Remnant, //
+        },
+        order::{
+            Order,
+            Range, //
+        }, //
     },
     shim::{
         self,

@@ -17,11 +17,13 @@ use kernel::{
 use crate::{
     frames::Frames,
     policy::Cookie,
-    pure::counts::Counts,
-    request::{
-        NodeLists,
-        Order,
-        Range, //
+    pure::{
+        counts::Counts,
+        order::{
+            NodeLists,
+            Order,
+            Range, //
+        }, //
     },
     shim::node,
     target::Target,

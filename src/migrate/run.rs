@@ -8,7 +8,8 @@ use crate::{
     frames::Frames,
     pure::{
         counts::Reason,
-        node_map::Destination, //
+        node_map::Destination,
+        order::Map, //
     },
     shim::{
         folio::{
@@ -19,12 +20,9 @@ use crate::{
             NewFolio,
             Source, //
         },
-        node::{
-            self,
-            Map, //
-        }, //
-    }, //
-    target::Mems,
+        node, //
+    },
+    target::Mems, //
 };
 
 use super::{

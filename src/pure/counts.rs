@@ -2,8 +2,6 @@
 
 //! What a call did, counted in base pages.
 
-use crate::uapi::CallResult;
-
 /// Why a page stays where it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -27,9 +25,26 @@ pub(crate) enum Reason {
     Gone,
 }
 
+/// What the caller is told: pages by what became of them, and policies that changed.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub(crate) moved: u64,
+    pub(crate) moved_fallback: u64,
+    pub(crate) already_moved: u64,
+    pub(crate) in_place: u64,
+    pub(crate) exempt: u64,
+    pub(crate) shared: u64,
+    pub(crate) busy: u64,
+    pub(crate) pinned: u64,
+    pub(crate) unmovable: u64,
+    pub(crate) no_memory: u64,
+    pub(crate) policies: u64,
+    pub(crate) gone: u64,
+}
+
 /// Counts of one call.
 #[derive(Default)]
-pub(crate) struct Counts(CallResult);
+pub(crate) struct Counts(Totals);
 
 /// What a last look finds on the old nodes.
 #[derive(Default)]
@@ -143,9 +158,8 @@ impl Counts {
             && self.0.policies == 0
     }
 
-    /// The result as the caller gets it. `resume_va` is where the call stopped.
-    pub(crate) fn into_result(mut self, resume_va: usize) -> CallResult {
-        self.0.resume_va = resume_va as u64;
+    /// The sums in the end.
+    pub(crate) fn into_totals(self) -> Totals {
         self.0
     }
 }

@@ -4,3 +4,4 @@
 
 pub(crate) mod counts;
 pub(crate) mod node_map;
+pub(crate) mod order;

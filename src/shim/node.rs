@@ -2,18 +2,10 @@
 
 //! NUMA nodes.
 
-use kernel::prelude::*;
-
 use crate::{
     bindings,
-    pure::node_map::{
-        NodeFacts,
-        NodeMap, //
-    },
+    pure::node_map::NodeFacts, //
 };
-
-/// A node map in kernel memory.
-pub(crate) type Map = NodeMap<KVVec<u16>, KVVec<i32>, KVVec<u8>>;
 
 /// Node numbers are below this.
 pub(crate) fn count() -> usize {

@@ -12,10 +12,7 @@ use kernel::time::{
     Monotonic, //
 };
 
-use crate::{
-    bindings,
-    uapi::CallResult, //
-};
+use crate::bindings;
 
 pub(crate) use bindings::{
     page_migrate_batch as Batch,
@@ -46,7 +43,7 @@ impl Begun {
 }
 
 /// Tells those who watch that a call is over.
-pub(crate) fn call(call: &Call, result: &CallResult) {
+pub(crate) fn call(call: &Call, result: &bindings::page_migrate_result) {
     // SAFETY: Both are read and neither is kept.
     unsafe { bindings::pm_shim_trace_call(call, result) };
 }

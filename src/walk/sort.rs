@@ -16,20 +16,20 @@ use crate::{
         Batch,
         Lists, //
     },
-    pure::counts::{
-        Counts,
-        Reason, //
-    },
-    shim::{
-        mm::{
-            FolioStep,
-            Mapped,
-            NotIsolated,
-            Visitor,
-            Vma,
-            VmaStep, //
+    pure::{
+        counts::{
+            Counts,
+            Reason, //
         },
-        node::Map, //
+        order::Map, //
+    },
+    shim::mm::{
+        FolioStep,
+        Mapped,
+        NotIsolated,
+        Visitor,
+        Vma,
+        VmaStep, //
     },
 };
 

@@ -10,11 +10,3 @@ mod node_map;
 
 #[path = "../../../src/pure/counts.rs"]
 mod counts;
-
-// What the module has from the interface's header the library has, too.
-#[path = "../../../tools/page-migrate/src/uapi.rs"]
-mod library;
-
-mod uapi {
-    pub(crate) use crate::library::Result as CallResult;
-}
