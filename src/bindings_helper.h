@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 #include <linux/page_migrate.h>
 
-#include "page_migrate_policy.h"
+#include "events/page_migrate_trace.h"
 #include "page_migrate_shim.h"
-#include "page_migrate_trace.h"
+#include "shim/policy.h"

@@ -2,7 +2,7 @@
 
 //! The tracepoints.
 //!
-//! C header: `page_migrate_trace.h`, which says what the fields mean.
+//! C header: `events/page_migrate_trace.h`, which says what the fields mean.
 //!
 //! While nobody watches, each costs a function call and a branch that is not taken: no fact is
 //! gathered, and the clock is not read.

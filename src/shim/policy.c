@@ -22,8 +22,7 @@
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 
-#include "page_migrate_policy.h"
-#include "page_migrate_shim.h"
+#include "shim.h"
 
 /* VMAs to look at before others get mmap_lock. */
 #define PM_POLICY_VMAS	256
@@ -565,7 +564,7 @@ long pm_shim_policy_file(const struct pm_file *file, struct pm_policy_pass *pass
 	while (made-- > used)
 		kfree(copies[made]);
 	while (used--)
-		pm_mpol_put(copies[used]);
+		pm_call(__mpol_put)(copies[used]);
 out:
 	*resume = end;
 	return changed;

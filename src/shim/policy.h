@@ -7,8 +7,6 @@
 #include <linux/numa.h>
 #include <linux/types.h>
 
-struct file;
-struct mempolicy;
 struct mm_struct;
 struct pm_file;
 struct task_struct;
@@ -48,14 +46,6 @@ int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 long pm_shim_policy_file(const struct pm_file *file, struct pm_policy_pass *pass,
 			 unsigned long *resume);
 unsigned long pm_shim_policy_cookie(void);
-
-/* In page_migrate_shim.c. */
-void pm_mpol_put(struct mempolicy *pol);
-int pm_mm_read_lock(struct mm_struct *mm);
-void pm_mm_read_unlock(struct mm_struct *mm);
-int pm_mm_write_lock(struct mm_struct *mm);
-void pm_mm_write_unlock(struct mm_struct *mm);
-void pm_file_get(const struct file *file, struct pm_file *held);
 
 /* The Rust half. Called under spinlocks. Return: whether anything changed. */
 bool page_migrate_edit_policy(void *editor, struct pm_policy *policy);

@@ -114,6 +114,6 @@ TRACE_EVENT(page_migrate_batch,
 /* Outside of the guard: the kernel reads this file several times. */
 #undef TRACE_INCLUDE_PATH
 #undef TRACE_INCLUDE_FILE
-#define TRACE_INCLUDE_PATH .
+#define TRACE_INCLUDE_PATH events
 #define TRACE_INCLUDE_FILE page_migrate_events
 #include <trace/define_trace.h>

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Address spaces: their locks, and the walk over their present pages.
+ *
+ * The walk shows each folio to the Rust half, which decides. What it calls for
+ * each page is in this file.
+ *
+ * Locks, in this order: mmap_lock, for reading in a walk, which holds it for a
+ * bounded time; what the kernel's own walk takes for hugetlb; a page-table lock,
+ * under which the Rust half decides on a folio and takes only leaf locks.
+ */
+#include <linux/buffer_head.h>
+#include <linux/fs.h>
+#include <linux/hugetlb.h>
+#include <linux/leafops.h>
+#include <linux/mm.h>
+#include <linux/pagewalk.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "shim.h"
+
+/* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
+#define PM_WALK_STEPS	128
+
+/* Places without a page table that cost as much as one of these steps. */
+#define PM_WALK_HOLES	256
+
+/*
+ * Wait for a lock whose holder may wait for a server. A signal ends that; but a
+ * caller that is interrupted all the time gets half a second each time, or it
+ * would get nowhere.
+ */
+int pm_down_read(struct rw_semaphore *sem)
+{
+	unsigned long end = jiffies + HZ / 2;
+
+	if (!down_read_interruptible(sem))
+		return 0;
+	while (!down_read_trylock(sem)) {
+		if (time_after(jiffies, end) || schedule_timeout_killable(1))
+			return -EINTR;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+unsigned long pm_shim_mm_size(struct mm_struct *mm)
+{
+	return mm->task_size;
+}
+
+bool pm_shim_mm_is_gone(struct mm_struct *mm)
+{
+	return !atomic_read(&mm->mm_users);
+}
+
+/*
+ * Only a hold of its lock keeps the memory of an address space. A caller may
+ * wait for a file system for long: meanwhile the memory of a process that
+ * exits is given back as ever.
+ *
+ * Whoever puts the last reference takes the address space down, which closes its
+ * files and may wait for their server without an end. A caller must not: it is
+ * left to a worker of the kernel.
+ */
+static int pm_mm_lock(struct mm_struct *mm, bool write)
+{
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	if (write ? mmap_write_lock_killable(mm) : pm_down_read(&mm->mmap_lock)) {
+		mmput_async(mm);
+		return -EINTR;
+	}
+	return 0;
+}
+
+int pm_mm_read_lock(struct mm_struct *mm)
+{
+	return pm_mm_lock(mm, false);
+}
+
+void pm_mm_read_unlock(struct mm_struct *mm)
+{
+	mmap_read_unlock(mm);
+	mmput_async(mm);
+}
+
+int pm_mm_write_lock(struct mm_struct *mm)
+{
+	return pm_mm_lock(mm, true);
+}
+
+void pm_mm_write_unlock(struct mm_struct *mm)
+{
+	mmap_write_unlock(mm);
+	mmput_async(mm);
+}
+
+/* One walk under one hold of mmap_lock. */
+struct pm_walk_state {
+	struct pm_walk *walk;
+	void *sink;
+	unsigned int steps;
+	unsigned int holes;
+	u32 file_flags;		/* facts about the pages of the VMA's file */
+};
+
+/*
+ * At each step: whether to stop at @resume, so that others get mmap_lock. The
+ * first step never stops, or a busy lock would keep the walk where it is.
+ */
+static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
+{
+	struct pm_walk_state *st = mw->private;
+
+	cond_resched();
+	if (!st->steps++)
+		return 0;
+	if (st->steps < PM_WALK_STEPS && !mmap_lock_is_contended(mw->mm))
+		return 0;
+	st->walk->resume = resume;
+	return 1;
+}
+
+static bool pm_folio_is_pinned(struct folio *folio)
+{
+	if (folio_test_large(folio))
+		return folio_maybe_dma_pinned(folio);
+	/* Many mappings look like a pin to folio_maybe_dma_pinned(). */
+	return folio_ref_count(folio) - folio_expected_ref_count(folio) >=
+	       GUP_PIN_COUNTING_BIAS;
+}
+
+/*
+ * Memory that a driver put into a mapping belongs to no file and is not
+ * anonymous. It is not the process's to move, and is not counted.
+ */
+static bool pm_folio_is_user(struct folio *folio)
+{
+	return folio && !folio_is_zone_device(folio) &&
+	       !folio_test_reserved(folio) &&
+	       (folio_test_anon(folio) || folio_test_hugetlb(folio) ||
+		folio_mapping(folio));
+}
+
+void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
+{
+	if (folio_test_anon(folio))
+		flags |= PM_FOLIO_ANON;
+	if (folio_test_large(folio))
+		flags |= PM_FOLIO_LARGE;
+	if (folio_test_hugetlb(folio))
+		flags |= PM_FOLIO_HUGETLB;
+	if (folio_maybe_mapped_shared(folio))
+		flags |= PM_FOLIO_SHARED;
+	if (pm_folio_is_pinned(folio))
+		flags |= PM_FOLIO_PINNED;
+	out->folio = folio;
+	out->pfn = folio_pfn(folio);
+	out->nr_pages = folio_nr_pages(folio);
+	out->nid = folio_nid(folio);
+	out->flags = flags;
+}
+
+/* Hand a run of pages of one folio over. Return: 1 to stop at @addr. */
+static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
+		       unsigned long index, unsigned long mapped,
+		       unsigned long addr)
+{
+	struct pm_walk_state *st = mw->private;
+	struct pm_folio facts;
+
+	if (!folio_test_anon(folio))
+		flags |= st->file_flags;
+	pm_folio_facts(&facts, folio, flags);
+	facts.index = index;
+	facts.mapped = mapped;
+	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
+		return 0;
+	st->walk->resume = addr;
+	return 1;
+}
+
+/* The same for pages that somebody else is moving. */
+static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
+			     unsigned long mapped, unsigned long addr)
+{
+	struct pm_walk_state *st = mw->private;
+	struct folio *folio = softleaf_to_folio(entry);
+	struct pm_folio facts = {
+		.pfn = softleaf_to_pfn(entry),
+		.nr_pages = mapped,
+		.mapped = mapped,
+		.nid = folio_nid(folio),
+		.flags = PM_FOLIO_MIGRATING,
+	};
+
+	if (folio_test_anon(folio))
+		facts.flags |= PM_FOLIO_ANON;
+	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
+		return 0;
+	st->walk->resume = addr;
+	return 1;
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
+			    unsigned long end)
+{
+	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	struct folio *folio;
+
+	if (!pmd_present(pmd)) {
+		const softleaf_t entry = softleaf_from_pmd(pmd);
+
+		if (softleaf_is_migration(entry))
+			return pm_walk_migrating(mw, entry, nr, addr);
+		return 0;
+	}
+	folio = pm_call(vm_normal_folio_pmd)(mw->vma, addr, pmd);
+	if (!pm_folio_is_user(folio))
+		return 0;
+	return pm_walk_run(mw, folio, 0, pmd_pfn(pmd) - folio_pfn(folio) +
+			   ((addr & ~PMD_MASK) >> PAGE_SHIFT), nr, addr);
+}
+#endif
+
+static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
+		       struct mm_walk *mw)
+{
+	struct folio *run = NULL, *folio;
+	unsigned long run_addr = addr, run_index = 0, run_len = 0, index;
+	pte_t *first, *pte;
+	spinlock_t *ptl;
+	int stop = 0;
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	if (pmd_is_huge(*pmd)) {
+		ptl = pm_call(__pmd_trans_huge_lock)(pmd, mw->vma);
+		if (ptl) {
+			stop = pm_walk_huge_pmd(mw, *pmd, addr, end);
+			spin_unlock(ptl);
+			return stop ?: pm_walk_pause(mw, end);
+		}
+	}
+#endif
+
+	first = pte = pm_call(pte_offset_map_lock)(mw->mm, pmd, addr, &ptl);
+	if (!pte) {
+		mw->action = ACTION_AGAIN;
+		return 0;
+	}
+	for (; addr != end; addr += PAGE_SIZE, pte++) {
+		pte_t val = ptep_get(pte);
+
+		folio = NULL;
+		if (pte_present(val)) {
+			folio = pm_call(vm_normal_folio)(mw->vma, addr, val);
+			if (!pm_folio_is_user(folio))
+				folio = NULL;
+		}
+		index = folio ? pte_pfn(val) - folio_pfn(folio) : 0;
+		if (folio && folio == run && index == run_index + run_len) {
+			run_len++;
+			continue;
+		}
+		if (run) {
+			stop = pm_walk_run(mw, run, 0, run_index, run_len,
+					   run_addr);
+			if (stop)
+				goto out;
+		}
+		run = folio;
+		run_addr = addr;
+		run_index = index;
+		run_len = 1;
+		if (!pte_present(val) && !pte_none(val)) {
+			const softleaf_t entry = softleaf_from_pte(val);
+
+			if (softleaf_is_migration(entry))
+				stop = pm_walk_migrating(mw, entry, 1, addr);
+			if (stop)
+				goto out;
+		}
+	}
+	if (run)
+		stop = pm_walk_run(mw, run, 0, run_index, run_len, run_addr);
+out:
+	pte_unmap_unlock(first, ptl);
+	return stop ?: pm_walk_pause(mw, end);
+}
+
+static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
+			   unsigned long end, struct mm_walk *mw)
+{
+	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	struct folio *folio;
+	spinlock_t *ptl;
+	int stop = 0;
+	pte_t val;
+
+	ptl = huge_pte_lock(hstate_vma(mw->vma), mw->mm, pte);
+	val = huge_ptep_get(mw->mm, addr & hmask, pte);
+	if (pte_present(val)) {
+		folio = pfn_folio(pte_pfn(val));
+		stop = pm_walk_run(mw, folio, hugetlb_pmd_shared(pte) ?
+				   PM_FOLIO_SHARED : 0,
+				   (addr & ~hmask) >> PAGE_SHIFT, nr, addr);
+	} else if (!huge_pte_none(val)) {
+		const softleaf_t entry = softleaf_from_pte(val);
+
+		if (softleaf_is_migration(entry))
+			stop = pm_walk_migrating(mw, entry, nr, addr);
+	}
+	spin_unlock(ptl);
+	return stop ?: pm_walk_pause(mw, end);
+}
+
+/*
+ * Processes that map the same huge pages may share the page table. To move one of
+ * its pages, the kernel takes the table away from all of them but one, and with it
+ * the other pages, until they are touched. They are still mapped as far as their
+ * process can tell: have the table back, as a page fault would.
+ *
+ * Return: the entry of @addr, or NULL.
+ */
+static pte_t *pm_walk_share_again(struct mm_walk *mw, unsigned long addr)
+{
+	struct vm_area_struct *vma = mw->vma;
+	unsigned long first = addr & PUD_MASK;
+	loff_t pos;
+
+	if (!(vma->vm_flags & VM_MAYSHARE) || huge_page_size(hstate_vma(vma)) != PMD_SIZE ||
+	    first < vma->vm_start || vma->vm_end - first < PUD_SIZE)
+		return NULL;
+	/* Where the file has no pages there is no table worth having. */
+	pos = (loff_t)linear_page_index(vma, first) << PAGE_SHIFT;
+	if (!filemap_range_has_page(vma->vm_file->f_mapping, pos,
+				    pos + PUD_SIZE - 1))
+		return NULL;
+	return pm_call(huge_pte_alloc)(mw->mm, vma, addr, PMD_SIZE);
+}
+
+/* A mapping may be large and empty, and its pages may be looked for one by one. */
+static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
+			struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+
+	if (st->walk->share && mw->vma && is_vm_hugetlb_page(mw->vma)) {
+		pte_t *pte = pm_walk_share_again(mw, addr & PMD_MASK);
+
+		if (pte)
+			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
+	}
+	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
+}
+
+/* Huge pages of a device are not the process's, and to walk them would split them. */
+static int pm_walk_pud(pud_t *pud, unsigned long addr, unsigned long end,
+		       struct mm_walk *mw)
+{
+	if (pud_leaf(pudp_get(pud)))
+		mw->action = ACTION_CONTINUE;
+	return 0;
+}
+
+static int pm_walk_test(unsigned long start, unsigned long end,
+			struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+	struct vm_area_struct *vma = mw->vma;
+	struct pm_vma facts = {};
+
+	if (pm_walk_pause(mw, start))
+		return -EAGAIN;
+	/*
+	 * Device memory without private copies, and what the kernel itself maps
+	 * without a file: the vdso and its data.
+	 */
+	if (((vma->vm_flags & (VM_IO | VM_PFNMAP)) && !vma->anon_vma) ||
+	    (!vma->vm_file && vma->vm_ops))
+		return 1;
+	/*
+	 * Private copies in a mapping are anonymous memory, which can move
+	 * wherever it is mapped.
+	 */
+	st->file_flags = 0;
+	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
+		st->file_flags = PM_FOLIO_UNMOVABLE;
+	if (vma->vm_file) {
+		const struct inode *inode = file_inode(vma->vm_file);
+
+		/* guest_memfd: what the kernel itself may not read. */
+		if (mapping_inaccessible(vma->vm_file->f_mapping))
+			st->file_flags = PM_FOLIO_UNMOVABLE;
+		if (pm_inode_is_served(inode))
+			facts.flags |= PM_VMA_SERVED | PM_VMA_HOLDS;
+		else if (!S_ISBLK(inode->i_mode) &&
+			 inode->i_mapping->a_ops->migrate_folio ==
+				 buffer_migrate_folio_norefs)
+			facts.flags |= PM_VMA_HOLDS;
+		/*
+		 * Where there are no attributes there is no mark. Nor would a
+		 * path keep every such file: guest_memfd's is from a module
+		 * that only an open file holds.
+		 */
+		inode = file_user_inode(vma->vm_file);
+		if (inode->i_opflags & IOP_XATTR)
+			pm_inode_facts(&facts.file, inode);
+	}
+	if (vma->vm_flags & VM_WRITE)
+		facts.flags |= PM_VMA_WRITE;
+	facts.start = vma->vm_start;
+
+	switch (page_migrate_walk_vma(st->sink, &facts)) {
+	case PM_STEP_ON:
+		return 0;
+	case PM_STEP_SKIP:
+		return 1;
+	default:
+		st->walk->resume = start;
+		pm_file_get(vma->vm_file, &st->walk->file);
+		return -EAGAIN;
+	}
+}
+
+static const struct mm_walk_ops pm_walk_ops = {
+	.pud_entry	= pm_walk_pud,
+	.pmd_entry	= pm_walk_pmd,
+	.pte_hole	= pm_walk_hole,
+	.hugetlb_entry	= pm_walk_hugetlb,
+	.test_walk	= pm_walk_test,
+	.walk_lock	= PGWALK_RDLOCK,
+};
+
+/**
+ * pm_shim_mm_walk() - show the present pages of a range to the Rust half
+ * @mm: address space
+ * @start: first address, page-aligned
+ * @end: address after the last, page-aligned, above @start
+ * @sink: handed to page_migrate_walk_vma() and page_migrate_walk_folio()
+ * @walk: out
+ *
+ * Takes mmap_lock for reading for a bounded time.
+ *
+ * Return: an &enum pm_end, -ESRCH if the address space is no longer in use, or
+ * -EINTR if the caller is being killed.
+ */
+int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
+		    unsigned long end, void *sink, struct pm_walk *walk)
+{
+	struct pm_walk_state st = { .walk = walk, .sink = sink };
+	int stopped;
+
+	walk->file = (struct pm_file){};
+	walk->resume = start;
+	stopped = pm_mm_read_lock(mm);
+	if (stopped)
+		return stopped;
+	walk->resume = end;
+	stopped = pm_call(walk_page_range)(mm, start, end, &pm_walk_ops, &st);
+	pm_mm_read_unlock(mm);
+	if (walk->file.opener)
+		return PM_END_FILE;
+	return stopped ? PM_END_STOP : PM_END_RANGE;
+}
+
+/**
+ * pm_shim_mm_file_at() - find the file that is mapped at an address
+ * @mm: address space
+ * @addr: the address
+ * @file: out: held, or empty
+ *
+ * Return: 0, -ESRCH if the address space is no longer in use, or -EINTR if a
+ * signal came.
+ */
+int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
+		       struct pm_file *file)
+{
+	struct vm_area_struct *vma;
+	int err;
+
+	*file = (struct pm_file){};
+	err = pm_mm_read_lock(mm);
+	if (err)
+		return err;
+	vma = find_vma(mm, addr);
+	/* A path does not keep guest_memfd's module. */
+	if (vma && vma->vm_start <= addr && vma->vm_file &&
+	    !mapping_inaccessible(vma->vm_file->f_mapping))
+		pm_file_get(vma->vm_file, file);
+	pm_mm_read_unlock(mm);
+	return 0;
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a call needs to run: its turn on the open file, memory for bookkeeping, and
+ * a thread that no cpuset confines.
+ *
+ * Locks: the mutex of a turn comes before all others; it is held for the whole
+ * of a call. A worker's job takes what the call would take.
+ */
+#include <linux/memcontrol.h>
+#include <linux/mutex.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include "shim.h"
+
+void pm_shim_turn_init(struct mutex *lock)
+{
+	mutex_init(lock);
+}
+
+/* Return: 0, or -EINTR if the caller is being killed. */
+int pm_shim_turn_take(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
+}
+
+void pm_shim_turn_give(struct mutex *lock)
+{
+	mutex_unlock(lock);
+}
+
+/**
+ * pm_shim_zalloc() - allocate zeros for bookkeeping, charged to the caller
+ * @size: in bytes
+ *
+ * For where folios are locked: reclaims a little, and fails rather than call
+ * the OOM killer.
+ *
+ * Return: the memory, for kfree(), or NULL.
+ */
+void *pm_shim_zalloc(size_t size)
+{
+	return kzalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+}
+
+struct workqueue_struct *pm_workqueue;
+
+int pm_shim_workers_start(void)
+{
+	pm_workqueue = alloc_workqueue("page_migrate", WQ_UNBOUND, 0);
+	return pm_workqueue ? 0 : -ENOMEM;
+}
+
+void pm_shim_workers_stop(void)
+{
+	destroy_workqueue(pm_workqueue);
+}
+
+struct pm_work {
+	struct work_struct work;
+	struct mem_cgroup *memcg;
+	void *job;
+};
+
+static void pm_work_run(struct work_struct *work)
+{
+	struct pm_work *here = container_of(work, struct pm_work, work);
+	struct mem_cgroup *before = set_active_memcg(here->memcg);
+
+	page_migrate_run(here->job);
+	set_active_memcg(before);
+}
+
+/**
+ * pm_shim_run_on_worker() - run page_migrate_run() where all nodes are allowed
+ * @job: handed to page_migrate_run()
+ *
+ * The caller's own cpuset would restrict where pages can be allocated. Kernel
+ * threads have no such limit. What the job allocates for itself is charged to
+ * the caller all the same. Returns when the job is done.
+ */
+void pm_shim_run_on_worker(void *job)
+{
+	struct pm_work on_stack = { .job = job };
+
+	on_stack.memcg = get_mem_cgroup_from_mm(current->mm);
+	INIT_WORK_ONSTACK(&on_stack.work, pm_work_run);
+	queue_work(pm_workqueue, &on_stack.work);
+	flush_work(&on_stack.work);
+	destroy_work_on_stack(&on_stack.work);
+	mem_cgroup_put(on_stack.memcg);
+}
