@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The frames that a job has moved pages to.
+//!
+//! Locks: that of the array, a leaf, also under page-table locks. What is asked there neither sleeps
+//! nor allocates.
 
 use kernel::{
     prelude::*,

@@ -5,7 +5,7 @@
 //! The interface is documented in `include/uapi/linux/page_migrate.h`.
 //!
 //! Knowledge goes one way: this root knows `device`, which knows `request`, and so on down to
-//! `shim`, the one room that reaches into the kernel.
+//! `shim`, the one room that reaches into the kernel. What several rooms share is in `pure`.
 
 use kernel::prelude::*;
 

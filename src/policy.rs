@@ -4,6 +4,8 @@
 //!
 //! Policies are rewritten before the first page moves, so that what is faulted in meanwhile lands
 //! where it belongs. Each policy object is rewritten once per job.
+//!
+//! Locks: those that `shim/policy.c` takes, under which an editor decides.
 
 use kernel::{
     prelude::*,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The process whose pages are to move: found, checked for permission, and held.
+//!
+//! Locks: exec_update_lock, from the check of the permission until the address space is held.
 
 use kernel::{
     prelude::*,

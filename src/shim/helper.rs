@@ -4,6 +4,8 @@
 //!
 //! C header: `page_migrate_shim.h`; `helper.c` says what a helper is, and what becomes of one that
 //! is lost.
+//!
+//! Locks: that of a job's answer, a leaf.
 
 use core::ptr::NonNull;
 

@@ -4,6 +4,9 @@
 //!
 //! This room and its children, `bindings` and `uapi` are the only ones with `unsafe` in them, apart
 //! from the registration in `device`.
+//!
+//! The C files beside those of Rust reach what Rust cannot: `symbols.c` binds the kernel's functions,
+//! and each of the others says what it owns and which locks it takes.
 
 use core::ptr::NonNull;
 

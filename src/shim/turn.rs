@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Turns: a lock whose waiters can be killed.
+//!
+//! It comes before all other locks, and is held for the whole of a call.
 
 use core::{
     cell::UnsafeCell,
