@@ -669,7 +669,7 @@ static void make_image(const char *name, bool marked)
 		die("%s", path);
 	close(file);
 	snprintf(command, sizeof(command),
-		 "mount -t erofs -o ro,loop,inode_share,domain_id=test " IMAGES "/%s.img " IMAGES "/%s",
+		 "cd " IMAGES " && mount -t erofs -o ro,loop,inode_share,domain_id=test %s.img %s",
 		 name, name);
 	if (system(command))
 		die("%s", command);
