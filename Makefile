@@ -83,6 +83,7 @@ help:
 	@echo 'make test-debug       those of the virtual machine on a kernel that checks itself,'
 	@echo '                      which is built once, in about half an hour'
 	@echo 'make test-long        hours: every kernel, the debug kernel, a million calls, load'
+	@echo 'make bench            measure it beside the system calls (scripts/bench --help)'
 	@echo 'make lint             all checks of the sources'
 	@echo 'make format           bring the Rust sources into form'
 	@echo 'make setup            the build root and the kernel'
@@ -114,6 +115,12 @@ tests:
 	@kdir="$$($(setup) --print kdir)" && \
 		$(in-root) make $(jobs) -C tests O='$(CURDIR)/build/tests' KDIR="$$kdir"
 
+# What scripts/bench runs.
+.PHONY: bench-programs
+bench-programs:
+	@kdir="$$($(setup) --print kdir)" && \
+		$(in-root) make -s $(jobs) -C tests O='$(CURDIR)/build/tests' KDIR="$$kdir" bench
+
 .PHONY: format
 format:
 	@kdir="$$($(setup) --print kdir)" && $(in-root) rustfmt --edition 2021 \
@@ -121,13 +128,15 @@ format:
 	@for f in tools/*/Cargo.toml tests/*/Cargo.toml; do \
 		$(in-root) cargo fmt --manifest-path "$$f" || exit 1; done
 
-.PHONY: test test-debug test-long demo demo-job lint vm
+.PHONY: test test-debug test-long bench demo demo-job lint vm
 test:
 	@scripts/test
 test-debug:
 	@scripts/test --debug
 test-long:
 	@scripts/test-long
+bench:
+	@scripts/bench
 demo:
 	@scripts/demo
 demo-job:

@@ -238,9 +238,12 @@ static void mark(int region)
 #endif
 }
 
+bool warm_up;
+
 void profile_begin(enum contestant c)
 {
-	mark(c);
+	if (!warm_up)
+		mark(c);
 }
 
 void profile_end(void)
@@ -337,6 +340,19 @@ size_t arena_count(pid_t pid, size_t offset, size_t npages, const int *nodes, in
 	free(status);
 	free(pages);
 	return found;
+}
+
+size_t pages_of(size_t wanted_mib)
+{
+	return (mib && mib < wanted_mib ? mib : wanted_mib) * ((1 << 20) / PAGE);
+}
+
+size_t expect_moved(enum contestant c, size_t there, size_t all)
+{
+	if (there + all / 100 < all)
+		die("%s: %zu of %zu pages are where they should be", contestant_names[c], there,
+		    all);
+	return there;
 }
 
 /*
@@ -442,6 +458,18 @@ uint64_t call_ours(int fd, pid_t pid, const void *va, size_t len, const struct p
 	return call_request(fd, &req);
 }
 
+uint64_t call_new_job(pid_t pid, const struct pairs *p, unsigned int workers)
+{
+	struct page_migrate_request req = request_of(pid, NULL, ~0UL, p);
+	int fd = device_open();
+	uint64_t t;
+
+	req.workers = workers;
+	t = call_request(fd, &req);
+	close(fd);
+	return t;
+}
+
 uint64_t call_migrate_pages(pid_t pid, const struct pairs *p)
 {
 	uint64_t t;
@@ -522,23 +550,28 @@ static int file_write(const char *path, const char *text)
 	return n < 0 ? -1 : 0;
 }
 
-long vmstat(const char *name)
+long number_in(const char *path, const char *name)
 {
 	size_t n = strlen(name);
-	char line[128];
+	char line[256];
 	long value = -1;
-	FILE *f;
+	FILE *f = fopen(path, "re");
 
-	/* Bring in what each CPU has counted for itself. */
-	file_write("/proc/sys/vm/stat_refresh", "1");
-	f = fopen("/proc/vmstat", "re");
 	if (!f)
-		die("/proc/vmstat");
+		die("%s", path);
 	while (value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, n) && line[n] == ' ')
+		if (!strncmp(line, name, n) && (line[n] == ' ' || line[n] == ':'))
 			value = atol(line + n + 1);
 	fclose(f);
 	return value;
+}
+
+long isolated(void)
+{
+	/* Bring in what each CPU has counted for itself. */
+	file_write("/proc/sys/vm/stat_refresh", "1");
+	return number_in("/proc/vmstat", "nr_isolated_anon") +
+	       number_in("/proc/vmstat", "nr_isolated_file");
 }
 
 long batches(void)
@@ -557,6 +590,29 @@ long batches(void)
 	if (p)
 		hits = atol(p + strlen("hitcount:"));
 	return hits;
+}
+
+/*
+ * CPUs.
+ */
+
+static cpu_set_t allowed;
+
+int cpus(void)
+{
+	return CPU_COUNT(&allowed);
+}
+
+void pin_to(int i)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &allowed) && i-- == 0)
+			CPU_SET(cpu, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		die("sched_setaffinity");
 }
 
 /*
@@ -613,6 +669,8 @@ void bench_begin(int argc, char **argv)
 		}
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (sched_getaffinity(0, sizeof(allowed), &allowed))
+		die("sched_getaffinity");
 	nodes_find();
 	if (nr_mem < 2)
 		die("there is one node with memory");

@@ -138,15 +138,29 @@ uint64_t call_move_pages(pid_t pid, const void *va, size_t npages, size_t step,
 			 const struct pairs *p);
 /* The device; a new job for each. */
 int device_open(void);
+/* One call on a new open file for the whole process, with so many workers (0: its choice). */
+uint64_t call_new_job(pid_t pid, const struct pairs *p, unsigned int workers);
 /* The largest number of workers that a request may name. */
 unsigned int max_workers(void);
 
-/* Runs fn in place of a contestant under the profiler's eyes. */
+/* What the profiler counts. A round that is not counted is none of its business. */
 void profile_begin(enum contestant c);
 void profile_end(void);
+extern bool warm_up;
 
-/* A counter of /proc/vmstat, exact. */
-long vmstat(const char *name);
+/* Pins this thread to a CPU, by its place among those that the program may use. */
+void pin_to(int i);
+/* How many CPUs the program may use. */
+int cpus(void);
+/* Pages of so many MiB, or of --mib if that is less. */
+size_t pages_of(size_t wanted_mib);
+/* Ends what is wrong with a case: fewer than 99 of 100 pages are where they should be. */
+size_t expect_moved(enum contestant c, size_t there, size_t all);
+
+/* A number of a file such as /proc/vmstat, behind a name. */
+long number_in(const char *path, const char *name);
+/* Pages that are isolated now, exact. */
+long isolated(void);
 /* Calls of the kernel's migrate_pages() by system calls so far; -1: cannot tell. */
 long batches(void);
 

@@ -20,16 +20,6 @@ static void fill(void *arg)
 	arena_map(0, m->npages, m->kind, m->fd, m->p.from, m->p.n);
 }
 
-/* How many pages are where they should be. A busy page may stay; more is an error. */
-static size_t check(pid_t pid, const struct memory *m, enum contestant c)
-{
-	size_t there = arena_count(pid, 0, m->npages, m->p.to, m->p.n);
-
-	if (there + m->npages / 100 < m->npages)
-		die("%s moved %zu of %zu pages", contestant_names[c], there, m->npages);
-	return there;
-}
-
 /* After a swap, all pages have to be where the others were. */
 static void check_swap(pid_t pid, const struct memory *m, int swaps, enum contestant c)
 {
@@ -37,21 +27,14 @@ static void check_swap(pid_t pid, const struct memory *m, int swaps, enum contes
 
 	for (size_t i = 0; i < units; i++)
 		there += arena_count(pid, i * unit * PAGE, 1, &m->p.from[(i + swaps) % 2], 1);
-	if (there + units / 100 < units)
-		die("%s swapped %zu of %zu pages", contestant_names[c], there, units);
+	expect_moved(c, there, units);
 }
 
 static uint64_t one(enum contestant c, pid_t pid, struct memory *m)
 {
-	uint64_t time;
-	int fd;
-
 	switch (c) {
 	case OURS:
-		fd = device_open();
-		time = call_ours(fd, pid, NULL, ~0UL, &m->p);
-		close(fd);
-		return time;
+		return call_new_job(pid, &m->p, 1);
 	case MIGRATE_PAGES:
 		return call_migrate_pages(pid, &m->p);
 	default:
@@ -78,8 +61,10 @@ static void measure(struct memory *m, bool swap)
 
 			if (swap && c == MIGRATE_PAGES)
 				continue;
+			warm_up = r < 0;
 			time = one(c, t.pid, m);
-			there = check(t.pid, m, c);
+			there = expect_moved(c, arena_count(t.pid, 0, m->npages, m->p.to, m->p.n),
+					     m->npages);
 			if (swap)
 				check_swap(t.pid, m, ++swaps, c);
 			else
@@ -90,11 +75,6 @@ static void measure(struct memory *m, bool swap)
 	target_end(&t);
 	if (m->fd >= 0)
 		close(m->fd);
-}
-
-static size_t pages_of(size_t wanted_mib)
-{
-	return (mib && mib < wanted_mib ? mib : wanted_mib) * 256;
 }
 
 static void move(enum kind kind, int n)

@@ -58,6 +58,7 @@ static void scan(int n, bool used)
 	}
 	target_start(&t, fill, &m);
 	fd = device_open();
+	warm_up = true;
 	/* What is on an old node after all goes home now, so that nothing is left to move. */
 	call_ours(fd, t.pid, NULL, ~0UL, &p);
 	call_migrate_pages(t.pid, &p);
@@ -66,6 +67,7 @@ static void scan(int n, bool used)
 		fd = device_open();
 		call_ours(fd, t.pid, NULL, ~0UL, &p);
 	}
+	warm_up = false;
 	for (int r = 0; r < rounds; r++) {
 		struct page_migrate_request req = request_of(t.pid, NULL, ~0UL, &p);
 		uint64_t time = call_request(fd, &req);
