@@ -566,30 +566,40 @@ long number_in(const char *path, const char *name)
 	return value;
 }
 
+void counters_refresh(void)
+{
+	file_write("/proc/sys/vm/stat_refresh", "1");
+}
+
 long isolated(void)
 {
-	/* Bring in what each CPU has counted for itself. */
-	file_write("/proc/sys/vm/stat_refresh", "1");
+	counters_refresh();
 	return number_in("/proc/vmstat", "nr_isolated_anon") +
 	       number_in("/proc/vmstat", "nr_isolated_file");
 }
 
+/* Reason 3 is a system call, ours among them; compaction is 0. */
+#define EVENT TRACING "/events/migrate/mm_migrate_pages"
+#define TRIGGER "hist:keys=reason if reason == 3"
+
+bool batches_begin(void)
+{
+	return !file_write(EVENT "/trigger", TRIGGER) || errno == EEXIST;
+}
+
 long batches(void)
 {
-	static const char event[] = TRACING "/events/migrate/mm_migrate_pages";
-	char path[128], text[4096], *p;
-	long hits = 0;
+	char text[4096], *p;
 
-	/* Reason 3 is a system call, ours among them; compaction is 0. */
-	snprintf(path, sizeof(path), "%s/trigger", event);
-	if (file_write(path, "hist:keys=reason if reason == 3") && errno != EEXIST)
-		return -1;
-	snprintf(path, sizeof(path), "%s/hist", event);
-	file_read(path, text, sizeof(text));
-	p = strstr(text, "hitcount:");
-	if (p)
-		hits = atol(p + strlen("hitcount:"));
-	return hits;
+	file_read(EVENT "/hist", text, sizeof(text));
+	/* Behind the blank: the first line has the word, too. */
+	p = strstr(text, " hitcount:");
+	return p ? atol(p + strlen(" hitcount:")) : 0;
+}
+
+void batches_end(void)
+{
+	file_write(EVENT "/trigger", "!" TRIGGER);
 }
 
 /*

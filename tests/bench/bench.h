@@ -159,9 +159,16 @@ size_t expect_moved(enum contestant c, size_t there, size_t all);
 
 /* A number of a file such as /proc/vmstat, behind a name. */
 long number_in(const char *path, const char *name);
+/* Brings in what each CPU has counted for itself. */
+void counters_refresh(void);
 /* Pages that are isolated now, exact. */
 long isolated(void);
-/* Calls of the kernel's migrate_pages() by system calls so far; -1: cannot tell. */
+/*
+ * Calls of the kernel's migrate_pages() for system calls, between begin (false: this
+ * kernel cannot tell) and end.
+ */
+bool batches_begin(void);
 long batches(void);
+void batches_end(void);
 
 #endif

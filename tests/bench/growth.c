@@ -24,6 +24,7 @@ static void fill(void *arg)
 /* What the kernel has taken for itself, in kB. */
 static long kernel_kb(void)
 {
+	counters_refresh();
 	return number_in("/proc/meminfo", "Slab") + number_in("/proc/meminfo", "VmallocUsed");
 }
 

@@ -235,6 +235,14 @@ def all_bars(r):
 
 # ------------------------------------------------------------------ the table
 
+def spread_of(values):
+    """How far apart the rounds are: the middle half of them, where there are many."""
+    values, middle = sorted(values), statistics.median(values)
+    if len(values) >= 8:
+        values = values[len(values) // 4:-(len(values) // 4)]
+    return (values[-1] - values[0]) / middle if middle else 0
+
+
 def cost_rows(r):
     """A row for each case: what each contestant takes, and how much the rounds differ."""
     seen = collections.OrderedDict()
@@ -254,8 +262,7 @@ def cost_rows(r):
                 continue
             row.append(number(r.per_page(case, params, contestant) if per_page else
                               statistics.median(values)))
-            if statistics.median(values):
-                spread = max(spread, (max(values) - min(values)) / statistics.median(values))
+            spread = max(spread, spread_of(values))
         row.append(f"{spread * 100:.1f} %")
         yield row
 
