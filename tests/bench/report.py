@@ -302,6 +302,12 @@ def table(folder, names):
 
 def notes(r):
     """What is only told, without a bar."""
+    for how, text in (("halves", "two callers on halves of a process"),
+                      ("processes", "two callers on two processes")):
+        for memory in ("anon", "memfd", "thp"):
+            value = speedup(r, how, memory)
+            if value:
+                yield f"{text} / one, {memory}", f"{value:.2f}"
     sizes = r.params("size", OURS, "kB")
     if sizes:
         held = max(r.all("size", sizes[-1], OURS, "kB"))
@@ -388,10 +394,10 @@ def plots(folder, r):
               [(params, {c: r.get("small", params, c) for c in who})
                for params in r.params("small")], who, "per call")
     who = (IDLE, OURS, MIGRATE)
-    bars_plot(folder, r, "stall", "Longest wait of the target, ns",
+    bars_plot(folder, r, "stall", "Longest wait of the target",
               [(re.sub(r"\w+=", "", params).replace(" ", ", workers: "),
                 {c: r.get("stall", params, c) for c in who})
-               for params in r.params("stall")], who, "ns", log=True)
+               for params in r.params("stall")], who, "ns or instructions", log=True)
 
 
 # ------------------------------------------------- instructions that have grown
