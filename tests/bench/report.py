@@ -312,6 +312,9 @@ def notes(r):
     if sizes:
         held = max(r.all("size", sizes[-1], OURS, "kB"))
         yield f"kernel memory that an open job keeps after {sizes[-1][4:]} MiB, kB", str(held)
+    stack = r.get("stack", "what=move", OURS, "bytes")
+    if stack:
+        yield "stack of a call, bytes (any task that runs by the way included)", number(stack)
     lines = 0
     for where, _, files in os.walk("src"):
         for name in files:
@@ -468,14 +471,14 @@ def update(baseline, kernel, names):
 # ----------------------------------------------------------------- the profile
 
 # What a function and all that it calls is for, unless a function further in says more.
+# "ours:" is in front of what is in the module.
 PHASES = (
-    ("clear", r"clear_highpages\w*|kernel_init_pages|clear_page\w*|folio_zero_user"),
+    ("clear", r"clear_highpages\w*|kernel_init_pages|__?clear_pages?\w*|folio_zero_user"),
     ("copy", r"folio_mc_copy|copy_mc_\w+|folio_copy"),
     ("unmap", r"try_to_migrate|try_to_migrate_one"),
     ("remap", r"remove_migration_ptes?|remove_migration_pte"),
     ("allocate", r"__alloc_pages_noprof|__alloc_frozen_pages_noprof|__folio_alloc_noprof|"
-                 r"alloc_migration_target\w*|alloc_migrate_folio|pm_shim_folio_alloc\w*"),
-    ("our place", r".*\bnew_folio"),
+                 r"alloc_migration_target\w*|alloc_migrate_folio|ours:pm_shim_folio_alloc\w*"),
     ("free", r"free_frozen_pages|free_unref_\w+|__folio_put|folios_put_refs|"
              r"__free_frozen_pages"),
     ("isolate", r"folio_isolate_lru|isolate_folio_to_list|isolate_movable_ops_page|"
@@ -484,9 +487,10 @@ PHASES = (
             r"__lru_add_drain_all|folio_putback_lru|putback_movable_pages"),
     ("core", r"migrate_pages|migrate_pages_batch|migrate_pages_sync|move_to_new_folio|"
              r"migrate_folio\w*|__migrate_folio"),
-    ("walk", r"walk_page_range\w*|walk_page_\w+|queue_pages_range|__walk_page_range|"
-             r"folio_walk_start|pm_shim_walk\w*|do_pages_stat\w*"),
+    ("walk", r"(ours:pm_)?walk_\w+|__walk_page_range|queue_pages_range|folio_walk_start|"
+             r"do_pages_stat\w*|ours:.*Visitor::folio|ours:pm_folio_facts"),
     ("tick", r"asm_sysvec_\w+|asm_common_interrupt|__schedule"),
+    ("our own", r"ours:.*"),
     ("call", r"do_syscall_64|entry_SYSCALL_64\w*|__x64_sys_\w+"),
 )
 
@@ -497,11 +501,16 @@ def demangle(name):
         return name
     parts, i = [], 2
     while i < len(name):
-        match = re.match(r"(?:s[0-9a-zA-Z]*_)?(\d+)_?", name[i:])
-        if name[i].isdigit() and match:
-            length, start = int(match.group(1)), i + match.end()
-            parts.append(name[start:start + length])
-            i = start + length
+        # References and disambiguators have digits, too.
+        match = re.match(r"[Bs][0-9a-zA-Z]*_", name[i:])
+        if match:
+            i += match.end()
+            continue
+        match = re.match(r"(\d+)_?", name[i:])
+        if match:
+            start = i + match.end()
+            i = start + int(match.group(1))
+            parts.append(name[start:i])
         else:
             i += 1
     parts = [p for p in parts if p not in ("page_migrate_main", "core", "kernel", "alloc")]
@@ -509,6 +518,8 @@ def demangle(name):
 
 
 class Symbols:
+    """Names of the guest's functions."""
+
     def __init__(self, name):
         found = {}
         with open(name) as file:
@@ -516,9 +527,10 @@ class Symbols:
                 field = line.split()
                 # Of several names for one address, one that is a function's.
                 if field[1] in "tTwW":
-                    found[int(field[0], 16)] = field[2]
+                    found[int(field[0], 16)] = ("ours:" * (field[3:] == ["[page_migrate]"]) +
+                                                demangle(field[2]))
         self.addresses = sorted(found)
-        self.names = [demangle(found[a]) for a in self.addresses]
+        self.names = [found[a] for a in self.addresses]
 
     def name(self, address):
         if address < 1 << 47:

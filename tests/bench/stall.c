@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How long the target waits while its pages move: for munmap(2), for a page fault, and for
+ * How long the target waits while its pages move: for mmap(2) and munmap(2), for a page fault, and for
  * a page that is on its way. The caller and the target have a CPU each. And how many pages
  * are isolated at most.
  */
@@ -49,8 +49,11 @@ static void *work(void *arg)
 
 		switch (m.activity) {
 		case MUNMAP:
+			/* Both want the address space for themselves: either may have to wait. */
+			t = now();
 			q = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			see(now() - t);
 			if (q == MAP_FAILED)
 				die("mmap");
 			*(volatile char *)q = 1;
