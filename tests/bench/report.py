@@ -29,11 +29,17 @@ BATCH = 1024
 NOT_SLOWER = 1.005
 
 
+def typical(case, values):
+    """The median; of small calls the least, as a tick is a good part of such a call."""
+    return min(values) if case == "small" else statistics.median(values)
+
+
 class Results:
     """The lines of some CSV files, by case, parameters, contestant and unit."""
 
     def __init__(self, names):
         self.values = collections.OrderedDict()
+        self.units = {}
         self.skipped = collections.OrderedDict()
         for name in names:
             with open(name, newline="") as file:
@@ -51,18 +57,20 @@ class Results:
         kind = "time" if unit in ("ns", "instructions") else unit
         key = case, params, contestant, kind
         self.values.setdefault(key, []).append((int(value), int(pages)))
+        if kind == "time":
+            self.units[case] = unit
 
     def all(self, case, params, contestant, kind="time"):
         return [value for value, _ in self.values.get((case, params, contestant, kind), [])]
 
     def get(self, case, params, contestant, kind="time"):
-        """The median of the rounds, or None."""
+        """What is typical of the rounds, or None."""
         values = self.all(case, params, contestant, kind)
-        return statistics.median(values) if values else None
+        return typical(case, values) if values else None
 
     def per_page(self, case, params, contestant):
         rows = self.values.get((case, params, contestant, "time"), [])
-        return statistics.median(v / p for v, p in rows if p) if rows else None
+        return typical(case, [v / p for v, p in rows if p]) if rows else None
 
     def ratio(self, case, params, a, b):
         """How many times as long a takes as b."""
@@ -88,6 +96,10 @@ def number(value):
 
 
 # ------------------------------------------------------------------- the bars
+
+def many(n, what):
+    return f"{n} {what}" + "s" * (n != 1)
+
 
 def least(r, bar, case, params, a, b, factor):
     """A bar: a takes at least so many times as long as b."""
@@ -119,7 +131,7 @@ def grown(r, case, first, last, contestant):
 def scan_bars(r):
     for job, pairs, factor in (("new", 1, 2), ("new", 32, 60), ("used", 1, 1.3),
                                ("used", 32, 40)):
-        yield least(r, f"scan, {pairs} pairs, {job} job: migrate_pages / ours", "scan",
+        yield least(r, f"scan, {many(pairs, 'pair')}, {job} job: migrate_pages / ours", "scan",
                     f"pairs={pairs} job={job}", MIGRATE, OURS, factor)
 
 
@@ -133,7 +145,7 @@ def small_bars(r):
 def move_bars(r):
     for memory in ("anon", "memfd", "disk"):
         for pairs in (1, 2):
-            yield most(r, f"move, {memory}, {pairs} pairs: ours / migrate_pages", "move",
+            yield most(r, f"move, {memory}, {many(pairs, 'pair')}: ours / migrate_pages", "move",
                        f"memory={memory} pairs={pairs}", OURS, MIGRATE, 1)
         yield least(r, f"move, {memory}, 8 pairs: migrate_pages / ours", "move",
                     f"memory={memory} pairs=8", MIGRATE, OURS, 1.05)
@@ -184,7 +196,7 @@ def stall_bars(r):
         why = r.why(f"stall,what=munmap workers={workers}")
         for what, limit in (("munmap", 0.05), ("access", 0.5), ("fault", 1.0)):
             ours, theirs, idle = (get(what, workers, c) for c in (OURS, MIGRATE, IDLE))
-            text = f"longest {what}, {workers} workers: ours / migrate_pages"
+            text = f"longest {what}, {many(workers, 'worker')}: ours / migrate_pages"
             value = None
             if ours and theirs and what == "access":
                 text += ", less the idle floor"
@@ -202,7 +214,7 @@ def isolated_bars(r):
         for memory in ("anon", "thp"):
             params = f"memory={memory} workers={workers}"
             values = r.all("isolated", params, OURS, "pages")
-            yield at_most(f"isolated pages at most, {memory}, {workers} workers",
+            yield at_most(f"isolated pages at most, {memory}, {many(workers, 'worker')}",
                           BATCH * workers, max(values, default=None),
                           r.why(f"isolated,{params}"), "{:.0f}")
 
@@ -249,11 +261,9 @@ def cost_rows(r):
     for case, params, contestant, kind in r.values:
         seen.setdefault((case, params, kind), []).append(contestant)
     for (case, params, kind), contestants in seen.items():
-        if kind == "times":
-            continue
         per_page = kind == "time" and case not in ("small", "stall")
-        row = [f"{case} {params}", "per page" if per_page else
-               "longest" if case == "stall" else "per call" if kind == "time" else kind]
+        row = [f"{case} {params}", "per page" if per_page else kind if kind != "time" else
+               "longest" if case == "stall" else "per call"]
         spread = 0
         for contestant in (OURS, MIGRATE, MOVE, IDLE):
             values = r.all(case, params, contestant, kind)
@@ -261,7 +271,7 @@ def cost_rows(r):
                 row.append("")
                 continue
             row.append(number(r.per_page(case, params, contestant) if per_page else
-                              statistics.median(values)))
+                              r.get(case, params, contestant, kind)))
             spread = max(spread, spread_of(values))
         row.append(f"{spread * 100:.1f} %")
         yield row
@@ -308,10 +318,9 @@ def notes(r):
             value = speedup(r, how, memory)
             if value:
                 yield f"{text} / one, {memory}", f"{value:.2f}"
-    sizes = r.params("size", OURS, "kB")
-    if sizes:
-        held = max(r.all("size", sizes[-1], OURS, "kB"))
-        yield f"kernel memory that an open job keeps after {sizes[-1][4:]} MiB, kB", str(held)
+    held = r.get("jobs", "open=1000", OURS, "kB")
+    if held is not None:
+        yield "kernel memory of 1000 open jobs that have moved a page each, kB", number(held)
     stack = r.get("stack", "what=move", OURS, "bytes")
     if stack:
         yield "stack of a call, bytes (any task that runs by the way included)", number(stack)
@@ -355,7 +364,9 @@ def lines_plot(folder, r, name, case, prefix, title, xlabel, log):
     who = [c for c in (OURS, MIGRATE, MOVE) if any(c in x for x in points.values())]
     data = "\n".join(f"{n} " + " ".join(str(points[n].get(c, "NaN")) for c in who)
                      for n in sorted(points))
-    commands = f'set xlabel "{xlabel}"\nset ylabel "per page"\nset logscale {log}\n'
+    commands = f'set xlabel "{xlabel}"\nset ylabel "{r.units[case]} per page"\n'
+    commands += f"set logscale {log}\nset offsets graph 0.05, graph 0.05\n"
+    commands += "set xtics (" + ", ".join(str(n) for n in sorted(points)) + ")\n"
     if "y" not in log:
         commands += "set yrange [0:*]\n"
     commands += "plot " + ", ".join(
@@ -368,9 +379,11 @@ def bars_plot(folder, r, name, title, rows, who, ylabel, log=False):
     rows = [(label, x) for label, x in rows if any(x.values())]
     if not rows:
         return
+    case = name if name in r.units else "swap"
+    ylabel = f"{r.units[case]} {ylabel}"
     data = "\n".join(f'"{label}" ' + " ".join(str(x.get(c) or "NaN") for c in who)
                      for label, x in rows)
-    commands = f'set ylabel "{ylabel}"\nset style data histograms\n'
+    commands = f'set ylabel "{ylabel}"\nset format y "%.0f"\nset style data histograms\n'
     commands += "set style fill solid 0.8 border -1\nset xtics rotate by -30 noenhanced\n"
     commands += "set logscale y\n" if log else "set yrange [0:*]\n"
     commands += "plot " + ", ".join(
@@ -391,16 +404,16 @@ def plots(folder, r):
     bars_plot(folder, r, "move", "Move",
               [(f"{case} " + re.sub(r"\w+=", "", params),
                 {c: r.per_page(case, params, c) for c in who})
-               for case in ("move", "swap", "job") for params in r.params(case)],
+               for case in ("move", "swap") for params in r.params(case)],
               who, "per page")
     bars_plot(folder, r, "small", "A small call",
               [(params, {c: r.get("small", params, c) for c in who})
                for params in r.params("small")], who, "per call")
     who = (IDLE, OURS, MIGRATE)
     bars_plot(folder, r, "stall", "Longest wait of the target",
-              [(re.sub(r"\w+=", "", params).replace(" ", ", workers: "),
+              [(re.sub(r"\w+=", "", params).replace(" ", ", workers "),
                 {c: r.get("stall", params, c) for c in who})
-               for params in r.params("stall")], who, "ns or instructions", log=True)
+               for params in r.params("stall")], who, "", log=True)
 
 
 # ------------------------------------------------- instructions that have grown

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How long the target waits while its pages move: for mmap(2) and munmap(2), for a page fault, and for
- * a page that is on its way. The caller and the target have a CPU each. And how many pages
- * are isolated at most.
+ * How long the target waits while its pages move: for mmap(2) and munmap(2), for a page
+ * fault, and for a page that is on its way. The caller and the target have a CPU each. And
+ * how many pages are isolated at most.
  */
 #include "bench.h"
 
@@ -15,6 +15,7 @@ static const char *const activity_names[NR_ACTIVITIES] = { "munmap", "fault", "a
 /* Seen by both sides. */
 static struct {
 	volatile uint64_t longest;
+	volatile uint64_t sum;
 	volatile uint64_t times;
 } *seen;
 
@@ -29,6 +30,7 @@ static void see(uint64_t time)
 {
 	if (time > seen->longest)
 		seen->longest = time;
+	seen->sum += time;
 	seen->times++;
 }
 
@@ -129,10 +131,11 @@ static void stall(enum activity activity, unsigned int workers)
 			uint64_t time;
 
 			seen->longest = 0;
+			seen->sum = 0;
 			seen->times = 0;
 			time = run(c, t.pid, workers, last);
 			print_time(c, r, m.npages, seen->longest);
-			print_count(c, r, m.npages, seen->times, "times");
+			print_count(c, r, m.npages, seen->sum / (seen->times ?: 1), "mean");
 			if (c == IDLE)
 				continue;
 			last = time;
