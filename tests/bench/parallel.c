@@ -2,13 +2,16 @@
 /*
  * What a second CPU brings, by wall clock: one call with two workers, two callers on the
  * halves of one process, two callers on two processes. The last is the ruler: how much
- * two CPUs of this machine can do for work that has nothing in common.
+ * two CPUs of this machine can do for work that has nothing in common. Two loops that do
+ * nothing at all tell whether it has two CPUs to give.
  */
 #include "bench.h"
 
 #include <pthread.h>
 
 enum how { WORKERS, HALVES, PROCESSES, NR_HOWS };
+
+#define SPINS 200000000UL
 
 static const char *const how_names[NR_HOWS] = { "workers", "halves", "processes" };
 
@@ -52,15 +55,18 @@ static void *call(void *arg)
 	return NULL;
 }
 
-/* The time of n callers that begin at once, until the last has ended. */
-static uint64_t callers(struct caller *c, int n)
+/*
+ * The time of n threads that begin at once, until the last has ended. Each gets its part
+ * of args, and waits at the barrier before its work and after.
+ */
+static uint64_t at_once(void *(*fn)(void *arg), void *args, size_t size, int n)
 {
 	pthread_t threads[2];
 	uint64_t t;
 
 	pthread_barrier_init(&barrier, NULL, n + 1);
 	for (int i = 0; i < n; i++)
-		if (pthread_create(&threads[i], NULL, call, &c[i]))
+		if (pthread_create(&threads[i], NULL, fn, (char *)args + i * size))
 			die("pthread_create");
 	pthread_barrier_wait(&barrier);
 	t = now();
@@ -134,10 +140,10 @@ static void parallel(enum how how)
 			if (how == WORKERS) {
 				time = call_new_job(pid[0], &p, n);
 			} else if (n == 2) {
-				time = callers(c, 2);
+				time = at_once(call, c, sizeof(*c), 2);
 			} else {
-				time = callers(c, 1);
-				time += callers(c + 1, 1);
+				time = at_once(call, c, sizeof(*c), 1);
+				time += at_once(call, c + 1, sizeof(*c), 1);
 			}
 			check(how);
 			case_begin("parallel", "how=%s memory=%s cpus=%d", how_names[how],
@@ -181,10 +187,43 @@ static void swap(void)
 	target_end(&targets[0]);
 }
 
+static void *spin(void *arg)
+{
+	pin_to(*(int *)arg);
+	pthread_barrier_wait(&barrier);
+	for (volatile unsigned long i = 0; i < SPINS; i++)
+		;
+	pthread_barrier_wait(&barrier);
+	return NULL;
+}
+
+/* Two loops, one after the other and at once. */
+static void spins(void)
+{
+	int cpu[2] = { 0, 1 };
+
+	if (!case_begin("parallel", "how=loops"))
+		return;
+	if (cpus() < 2) {
+		case_skip("needs 2 CPUs");
+		return;
+	}
+	for (int r = 0; r < rounds; r++)
+		for (int n = 1; n <= 2; n++) {
+			uint64_t time = 0;
+
+			for (int i = 0; i < 2; i += n)
+				time += at_once(spin, cpu + i, sizeof(*cpu), n);
+			case_begin("parallel", "how=loops memory=none cpus=%d", n);
+			print_time(IDLE, r, 0, time);
+		}
+}
+
 int main(int argc, char **argv)
 {
 	bench_begin(argc, argv);
 	npages = pages_of(128);
+	spins();
 	for (enum how h = 0; h < NR_HOWS; h++)
 		for (enum kind k = ANON; k <= THP; k++) {
 			kind = k;

@@ -219,8 +219,8 @@ def isolated_bars(r):
                           r.why(f"isolated,{params}"), "{:.0f}")
 
 
-def speedup(r, how, memory):
-    one, two = (r.all("parallel", f"how={how} memory={memory} cpus={n}", OURS) for n in (1, 2))
+def speedup(r, how, memory, who=OURS):
+    one, two = (r.all("parallel", f"how={how} memory={memory} cpus={n}", who) for n in (1, 2))
     return statistics.median(a / b for a, b in zip(one, two)) if one and two else None
 
 
@@ -261,7 +261,8 @@ def cost_rows(r):
     for case, params, contestant, kind in r.values:
         seen.setdefault((case, params, kind), []).append(contestant)
     for (case, params, kind), contestants in seen.items():
-        per_page = kind == "time" and case not in ("small", "stall")
+        per_page = (kind == "time" and case not in ("small", "stall") and
+                    "how=loops" not in params)
         row = [f"{case} {params}", "per page" if per_page else kind if kind != "time" else
                "longest" if case == "stall" else "per call"]
         spread = 0
@@ -312,6 +313,9 @@ def table(folder, names):
 
 def notes(r):
     """What is only told, without a bar."""
+    value = speedup(r, "loops", "none", IDLE)
+    if value:
+        yield "two loops that do nothing / one: what the host gives", f"{value:.2f}"
     for how, text in (("halves", "two callers on halves of a process"),
                       ("processes", "two callers on two processes")):
         for memory in ("anon", "memfd", "thp"):
