@@ -101,6 +101,11 @@ impl Marks {
         self.known.get(&inode).copied()
     }
 
+    /// Whether the mark of one more file can be remembered without forgetting others.
+    pub(crate) fn has_room(&self) -> bool {
+        self.added < MAX_KNOWN
+    }
+
     /// Reads the mark of a file, and gives the file up.
     ///
     /// `instead`: the last one that was read was of no use. It is forgotten, so that a target that

@@ -11,7 +11,6 @@ use kernel::prelude::*;
 
 mod bindings;
 mod device;
-mod frames;
 mod job;
 mod marks;
 mod migrate;

@@ -97,11 +97,23 @@ enum pm_end {
 	PM_END_FILE,			/* at @resume, since a file is not known yet */
 };
 
+/*
+ * What a walk is for. Only pages on the old nodes of the call are handed to the
+ * Rust half; the others are counted. Where @nodes is NULL, all are handed over.
+ */
 struct pm_walk {
 	bool share;			/* in: have shared page tables back */
+	const u8 *nodes;		/* in: PM_NODE_OLD or not, for each node number */
+	struct pm_frames *moved;	/* in: pages in these have moved, or NULL */
+	struct pm_frames *only;		/* in: leave out pages in other frames, or NULL */
+	u64 in_place;			/* out: pages on other nodes */
+	u64 already_moved;		/* out: pages in frames of @moved */
 	unsigned long resume;		/* out: where to go on */
 	struct pm_file file;		/* out: with PM_END_FILE, held */
 };
+
+/* A flag of @nodes: pages that are found there are to move. */
+#define PM_NODE_OLD		4U
 
 /* Node facts. */
 #define PM_NODE_POSSIBLE	1U	/* may exist on this machine */
@@ -118,6 +130,15 @@ enum pm_effort {
 };
 
 int pm_shim_bind(void);
+
+struct pm_frames *pm_shim_frames_new(void);
+void pm_shim_frames_free(struct pm_frames *frames);
+bool pm_shim_frames_is_empty(const struct pm_frames *frames);
+bool pm_shim_frames_has(struct pm_frames *frames, unsigned long pfn);
+int pm_shim_frames_add(struct pm_frames *frames, unsigned long pfn,
+		       unsigned long nr);
+void pm_shim_frames_remove(struct pm_frames *frames, unsigned long pfn,
+			   unsigned long nr);
 bool pm_shim_self_ranges_only(void);
 
 struct task_struct *pm_shim_task_by_pid(pid_t pid);
@@ -150,6 +171,9 @@ void pm_shim_file_put(struct pm_file *file);
 ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 			   void *value, size_t size);
 void pm_shim_file_write_back(const struct pm_file *file);
+int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
+			 unsigned long end, unsigned long *last,
+			 struct pm_file *file);
 int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
 		       struct pm_file *file);
 

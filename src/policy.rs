@@ -65,13 +65,15 @@ impl Renaming {
         let Some(renamed) = renamed.get_mut(..mask.len()) else {
             return false;
         };
-        for node in 0..mask.len().saturating_mul(bits) {
-            // Masks of users may name nodes that this machine cannot have. They stay.
-            let to = self.0.get(node).map_or(node, |&to| usize::from(to));
-            let is_set = mask
-                .get(node / bits)
-                .is_some_and(|word| word & (1 << (node % bits)) != 0);
-            if is_set {
+        for (i, word) in mask.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                let node = i
+                    .saturating_mul(bits)
+                    .saturating_add(rest.trailing_zeros() as usize);
+                rest &= rest.wrapping_sub(1);
+                // Masks of users may name nodes that this machine cannot have. They stay.
+                let to = self.0.get(node).map_or(node, |&to| usize::from(to));
                 if let Some(word) = renamed.get_mut(to / bits) {
                     *word |= 1 << (to % bits);
                 }

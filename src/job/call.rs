@@ -7,7 +7,6 @@
 use kernel::prelude::*;
 
 use crate::{
-    frames::Frames,
     marks::{
         Mark,
         Marks, //
@@ -41,6 +40,8 @@ use crate::{
         self,
         file::MappedFile,
         folio::FolioList,
+        frames::Frames,
+        mm::Filter,
         task,
         trace, //
     },
@@ -105,7 +106,7 @@ pub(super) struct Call<'a> {
     pub(super) order: &'a Order,
     target: &'a mut Target,
     frames: &'a Frames,
-    imagined: Option<Pin<KBox<Frames>>>,
+    imagined: Option<Frames>,
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
     unknown: Option<MappedFile>,
@@ -123,9 +124,9 @@ pub(super) struct Call<'a> {
     pub(super) rescue_pages: u64,
     /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
     /// be in any frame, on an old node, too: it must not be taken for one of these.
-    waiting: Pin<KBox<Frames>>,
+    waiting: Frames,
     /// Those of them that were tried again, and stay for another reason.
-    held: Pin<KBox<Frames>>,
+    held: Frames,
     /// `waiting` lacks some, for want of memory.
     pub(super) incomplete: bool,
     /// For each pair the address from which on some of its pages found no room.
@@ -164,7 +165,7 @@ pub(super) fn migrate(
     let Range { start, end } = order.range;
     let pairs = order.lists.len();
     let imagined = if order.dry_run {
-        Some(KBox::pin_init(Frames::new(), GFP_KERNEL)?)
+        Some(Frames::new()?)
     } else {
         None
     };
@@ -188,8 +189,8 @@ pub(super) fn migrate(
         drained: false,
         last_resort: false,
         rescue_pages: batch::MAX_PAGES,
-        waiting: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
-        held: KBox::pin_init(Frames::new(), GFP_KERNEL)?,
+        waiting: Frames::new()?,
+        held: Frames::new()?,
         incomplete: false,
         short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
         passed_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
@@ -207,10 +208,14 @@ pub(super) fn migrate(
     } else {
         Mode::Move
     };
-    if let Err(ended) = call.rewrite_policies(cookie) {
+    let ready = call
+        .rewrite_policies(cookie)
+        .and_then(|()| call.learn_ahead());
+    if let Err(ended) = ready {
         call.outcome.end = ended;
         return Ok(call.outcome);
     }
+    // Pages that wait on a CPU for their LRU list cannot be isolated, and others are referenced there.
     if mode == Mode::Move && start < end {
         shim::folio::drain_lru();
     }
@@ -273,6 +278,41 @@ impl Call<'_> {
         done.map_err(ended_by)
     }
 
+    /// Reads the marks of the files of the range that are on disks or in memory, so that the walk need not
+    /// stop at each of them. A file with a server stops it, and so does one that is mapped after this.
+    ///
+    /// A call with a limit may never come to most of them, and is one of many.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn learn_ahead(&mut self) -> Result<(), End> {
+        let Range { start: mut at, end } = self.order.range;
+        let mut last = 0;
+        while at < end && self.order.max_pages.is_none() && self.marks.has_room() {
+            if task::caller_is_killed() {
+                return Err(End::Signal);
+            }
+            // A caller that is interrupted again and again must get on.
+            if current!().signal_pending() {
+                break;
+            }
+            let mm = self.target.mm();
+            let Some(file) = mm.next_file(&mut at, end, &mut last).map_err(ended_by)? else {
+                continue;
+            };
+            // What lies before such a file need not wait for its server.
+            if file.is_served() || self.marks.get(file.inode()).is_some() {
+                continue;
+            }
+            match self.marks.learn(file, false) {
+                Err(e) if e == EINTR => break,
+                learnt => learnt.map_err(ended_by)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the mark of the file before which the last walk stopped, if it did.
     ///
     /// That may take as long as the file system likes. What was done before is on record by now.
@@ -312,14 +352,18 @@ impl Call<'_> {
             self.make_room();
         }
         let mut second = Counts::default();
+        let filter = Filter {
+            nodes: self.order.map.flags(),
+            moved: self.frames,
+            only: matches!(mode, Mode::Rescue(_)).then_some(&self.waiting),
+        };
         let mut collector = Collector {
             map: &self.order.map,
-            frames: self.frames,
-            imagined: self.imagined.as_deref(),
+            imagined: self.imagined.as_ref(),
             marks: &self.marks,
             move_shared: self.move_shared,
             only: match mode {
-                Mode::Rescue(pair) => Some((pair, &*self.waiting)),
+                Mode::Rescue(pair) => Some(pair),
                 _ => None,
             },
             last_look: (mode == Mode::LastLook).then_some(LastLook {
@@ -344,12 +388,20 @@ impl Call<'_> {
             holds: None,
             pass_unknown: self.stuck >= MAX_LEARNT,
         };
-        let walked = self.target.mm().walk(at, end, &mut collector);
+        let walked = self
+            .target
+            .mm()
+            .walk(at, end, Some(&filter), &mut collector);
         let (wants_drain, passed) = (collector.wants_drain, collector.passed);
         if let (Mode::Rescue(pair), true) = (mode, passed) {
             note_first(&mut self.passed_from, pair, at);
         }
         let walked = walked.map_err(ended_by)?;
+        if matches!(mode, Mode::Move | Mode::DryRun) {
+            let counts = &mut self.outcome.counts;
+            counts.stay(Reason::InPlace, walked.passed.in_place);
+            counts.stay(Reason::AlreadyMoved, walked.passed.already_moved);
+        }
         if !self.batch.is_empty() {
             let begun = moving.then(trace::Begun::batch).flatten();
             let (pages, before) = (self.batch.pages(), self.done_with());
@@ -405,7 +457,7 @@ impl Call<'_> {
             Mode::LastLook => return Ok(()),
             Mode::DryRun => {
                 self.copied = self.copied.saturating_add(self.batch.size());
-                if let Some(imagined) = self.imagined.as_deref() {
+                if let Some(imagined) = self.imagined.as_ref() {
                     broke = self
                         .batch
                         .try_for_each(|pfn, nr_pages| imagined.mark(pfn, nr_pages))

@@ -15,7 +15,6 @@ use kernel::{
 };
 
 use crate::{
-    frames::Frames,
     policy::Cookie,
     pure::{
         counts::Counts,
@@ -25,7 +24,10 @@ use crate::{
             Range, //
         }, //
     },
-    shim::node,
+    shim::{
+        frames::Frames,
+        node, //
+    },
     target::Target,
     walk::Census, //
 };
@@ -41,7 +43,7 @@ pub(crate) use call::{
 /// What an open file remembers from one call to the next.
 pub(crate) struct Job {
     lists: NodeLists,
-    frames: Pin<KBox<Frames>>,
+    frames: Frames,
     cookie: Cookie,
     moved: u64,
 }
@@ -125,7 +127,7 @@ pub(crate) fn run(
 ) -> Result<Outcome> {
     let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
     if !continues {
-        let frames = KBox::pin_init(Frames::new(), GFP_KERNEL)?;
+        let frames = Frames::new()?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
             let running = Running::begin(None, 0, 0);
@@ -158,7 +160,7 @@ pub(crate) fn census(range: Range, target: &Target) -> Result<KVVec<u64>> {
     let Range { start: mut va, end } = range;
     while va < end {
         let mut census = Census { pages: &mut pages };
-        va = target.mm().walk(va, end, &mut census)?.resume;
+        va = target.mm().walk(va, end, None, &mut census)?.resume;
         if va >= end {
             break;
         }

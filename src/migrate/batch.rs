@@ -166,15 +166,20 @@ impl Batch {
         self.entries.get_mut(usize::from(entry))
     }
 
+    /// The number of the folio that has or had this frame.
+    pub(crate) fn number(&self, pfn: usize) -> Option<u16> {
+        (0..=MAX_ORDER).find_map(|order| {
+            let head = pfn & !((1usize << order) - 1);
+            let number = *self.slots.get(self.slot(head))?;
+            let entry = self.entries.get(usize::from(number))?;
+            (((pfn - head) as u64) < entry.nr_pages).then_some(number)
+        })
+    }
+
     /// The entry of the folio that has or had this frame.
     fn find_covering(&mut self, pfn: usize) -> Option<&mut Entry> {
-        let head = (0..=MAX_ORDER)
-            .map(|order| pfn & !((1usize << order) - 1))
-            .find(|&head| {
-                self.find(head)
-                    .is_some_and(|e| ((pfn - head) as u64) < e.nr_pages)
-            })?;
-        self.find(head)
+        let number = self.number(pfn)?;
+        self.entries.get_mut(usize::from(number))
     }
 
     /// Notes that a folio was met that may be in the batch. Returns whether it is.
@@ -234,17 +239,17 @@ impl Batch {
         Ok(())
     }
 
-    /// Notes whether a place was found for a folio, or for a part of it.
-    pub(crate) fn note_room(&mut self, pfn: usize, found: bool) {
-        if let Some(entry) = self.find_covering(pfn) {
+    /// Notes whether a place was found for a folio, by its number, or for a part of it.
+    pub(crate) fn note_room(&mut self, number: u16, found: bool) {
+        if let Some(entry) = self.entries.get_mut(usize::from(number)) {
             entry.no_room = !found;
         }
     }
 
-    /// Notes that a folio, or a part of one, has moved; with `fallback` to another node than the
-    /// named one.
-    pub(crate) fn note_moved(&mut self, pfn: usize, nr_pages: usize, fallback: bool) {
-        if let Some(entry) = self.find_covering(pfn) {
+    /// Notes that a folio, by its number, or a part of it from `pfn` on, has moved; with `fallback` to
+    /// another node than the named one.
+    pub(crate) fn note_moved(&mut self, number: u16, pfn: usize, nr_pages: usize, fallback: bool) {
+        if let Some(entry) = self.entries.get_mut(usize::from(number)) {
             let pages = entry.met(pfn, nr_pages);
             entry.moved = entry.moved.saturating_add(pages);
             if fallback {
@@ -373,9 +378,13 @@ impl Batch {
 
     /// Empties the batch without counting anything.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        for slot in self.slots.iter_mut() {
-            *slot = NO_ENTRY;
+        // The last entry first: no other one was placed behind it.
+        while let Some(pfn) = self.entries.last().map(|entry| entry.pfn) {
+            let slot = self.slot(pfn);
+            if let Some(slot) = self.slots.get_mut(slot) {
+                *slot = NO_ENTRY;
+            }
+            self.entries.pop();
         }
         self.pages = 0;
         self.size = 0;

@@ -5,7 +5,6 @@
 use kernel::prelude::*;
 
 use crate::{
-    frames::Frames,
     pure::{
         counts::Reason,
         node_map::Destination,
@@ -20,6 +19,7 @@ use crate::{
             NewFolio,
             Source, //
         },
+        frames::Frames,
         node, //
     },
     target::Mems, //
@@ -67,6 +67,8 @@ const MAX_WANTS: usize = 16;
 
 /// A new folio that has not been given back.
 struct Placed {
+    /// The number in the batch of the folio that it is for, and the first frame of the part.
+    number: u16,
     src: usize,
     pfn: usize,
     nr_pages: usize,
@@ -221,7 +223,7 @@ impl<'a> Migration<'a> {
         for placed in self.scratch.placed.iter() {
             copied = copied.saturating_add(placed.nr_pages as u64);
             self.batch
-                .note_moved(placed.src, placed.nr_pages, placed.fallback);
+                .note_moved(placed.number, placed.src, placed.nr_pages, placed.fallback);
         }
         copied
     }
@@ -308,7 +310,9 @@ impl<'a> Migration<'a> {
             return true;
         }
         let Some(place) = self.place_for(src, whom) else {
-            self.batch.note_room(whom.pfn, false);
+            if let Some(number) = self.batch.number(whom.pfn) {
+                self.batch.note_room(number, false);
+            }
             return false;
         };
         if self.scratch.places.put(whom, place).is_err() {
@@ -481,8 +485,9 @@ impl<'a> Migration<'a> {
     }
 
     /// Remembers a new folio, for its frames and for what `src` becomes.
-    fn remember(&mut self, src: usize, folio: &NewFolio, fallback: bool) -> Result {
+    fn remember(&mut self, number: u16, src: usize, folio: &NewFolio, fallback: bool) -> Result {
         let placed = Placed {
+            number,
             src,
             pfn: folio.pfn(),
             nr_pages: folio.nr_pages(),
@@ -511,14 +516,16 @@ fn whom(src: &Source<'_>) -> Option<Whom> {
 impl Mover for Migration<'_> {
     fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio> {
         let pfn = src.pfn();
+        // Whatever the kernel is shown is of the batch.
+        let number = self.batch.number(pfn)?;
         if let Some((folio, fallback)) = self.place(src) {
-            if self.remember(pfn, &folio, fallback).is_ok() {
-                self.batch.note_room(pfn, true);
+            if self.remember(number, pfn, &folio, fallback).is_ok() {
+                self.batch.note_room(number, true);
                 return Some(folio);
             }
             self.broke = true;
         } else {
-            self.batch.note_room(pfn, false);
+            self.batch.note_room(number, false);
         }
         self.short = true;
         let large = src.order() > 0;

@@ -17,6 +17,8 @@ const NO_PAIR: u16 = u16::MAX;
 const TARGET: u8 = 1;
 /// A wildcard in `new_nodes` may choose this node.
 const CANDIDATE: u8 = 2;
+/// Pages that are found on this node are to move.
+pub(crate) const OLD: u8 = 4;
 
 /// What is wrong with a pair of node lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +189,20 @@ where
             return Err(ListError::NoCandidate);
         }
         // INVARIANT: `pairs` holds `NO_PAIR` or indices of `old`, which is as long as `new`.
-        Ok(Self { pairs, new, flags })
+        let mut map = Self { pairs, new, flags };
+        for node in 0..nr_nodes {
+            if map.pair(node).is_some() {
+                if let Some(flag) = map.flags.get_mut(node) {
+                    *flag |= OLD;
+                }
+            }
+        }
+        Ok(map)
+    }
+
+    /// For each node number, whether pages that are found there are to move: [`OLD`].
+    pub(crate) fn flags(&self) -> &[u8] {
+        &self.flags
     }
 
     /// The pair that moves pages away from `node`, or `None` where they stay.

@@ -18,6 +18,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
+#include "frames.h"
 #include "shim.h"
 
 /* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
@@ -105,6 +106,8 @@ struct pm_walk_state {
 	unsigned int steps;
 	unsigned int holes;
 	u32 file_flags;		/* facts about the pages of the VMA's file */
+	bool plain;		/* whatever the VMA maps is a page of the process */
+	struct pm_frames_cursor moved, only;
 };
 
 /*
@@ -128,6 +131,9 @@ static bool pm_folio_is_pinned(struct folio *folio)
 {
 	if (folio_test_large(folio))
 		return folio_maybe_dma_pinned(folio);
+	/* Each pin is so many references: most pages have not as many. */
+	if (folio_ref_count(folio) < GUP_PIN_COUNTING_BIAS)
+		return false;
 	/* Many mappings look like a pin to folio_maybe_dma_pinned(). */
 	return folio_ref_count(folio) - folio_expected_ref_count(folio) >=
 	       GUP_PIN_COUNTING_BIAS;
@@ -164,6 +170,67 @@ void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
 	out->flags = flags;
 }
 
+/*
+ * Whether pages that follow each other on a node need no more than to be counted.
+ * Most pages of most walks do: this is what a scan costs.
+ */
+static __always_inline bool pm_walk_passes(struct pm_walk_state *st, int nid,
+					   unsigned long pfn, unsigned long nr)
+{
+	struct pm_walk *walk = st->walk;
+
+	if (!walk->nodes)
+		return false;
+	if (walk->only && !pm_frames_has(walk->only, &st->only, pfn))
+		return true;
+	if (walk->moved && pm_frames_has(walk->moved, &st->moved, pfn)) {
+		walk->already_moved += nr;
+		return true;
+	}
+	if (walk->nodes[nid] & PM_NODE_OLD)
+		return false;
+	walk->in_place += nr;
+	return true;
+}
+
+/*
+ * How many of @nr entries from @pte on need no more than to be counted. The loop
+ * that most pages of most scans are in.
+ */
+static unsigned long pm_walk_skip(struct pm_walk_state *st, const pte_t *pte,
+				  unsigned long nr)
+{
+	struct pm_walk *walk = st->walk;
+	const u8 *nodes = walk->nodes;
+	struct pm_frames *moved = walk->moved;
+	unsigned long i, in_place = 0, none = 0;
+
+	for (i = 0; i < nr; i++) {
+		const pte_t val = ptep_get((pte_t *)pte + i);
+		const struct page *page;
+		unsigned long pfn;
+
+		if (pte_none(val)) {
+			none++;
+			continue;
+		}
+		if (!pte_present(val) || pte_special(val))
+			break;
+		pfn = pte_pfn(val);
+		page = pfn_to_page(pfn);
+		if (is_zone_device_page(page))
+			break;
+		if (moved && pm_frames_has(moved, &st->moved, pfn))
+			continue;
+		if (nodes[page_to_nid(page)] & PM_NODE_OLD)
+			break;
+		in_place++;
+	}
+	walk->in_place += in_place;
+	walk->already_moved += i - in_place - none;
+	return i;
+}
+
 /* Hand a run of pages of one folio over. Return: 1 to stop at @addr. */
 static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 		       unsigned long index, unsigned long mapped,
@@ -197,6 +264,8 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 		.flags = PM_FOLIO_MIGRATING,
 	};
 
+	if (st->walk->only && !pm_frames_has(st->walk->only, &st->only, facts.pfn))
+		return 0;
 	if (folio_test_anon(folio))
 		facts.flags |= PM_FOLIO_ANON;
 	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
@@ -209,7 +278,7 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
 			    unsigned long end)
 {
-	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	unsigned long nr = (end - addr) >> PAGE_SHIFT, pfn;
 	struct folio *folio;
 
 	if (!pmd_present(pmd)) {
@@ -219,19 +288,22 @@ static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
 			return pm_walk_migrating(mw, entry, nr, addr);
 		return 0;
 	}
+	pfn = pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
 	folio = pm_call(vm_normal_folio_pmd)(mw->vma, addr, pmd);
-	if (!pm_folio_is_user(folio))
+	if (!pm_folio_is_user(folio) ||
+	    pm_walk_passes(mw->private, folio_nid(folio), pfn, nr))
 		return 0;
-	return pm_walk_run(mw, folio, 0, pmd_pfn(pmd) - folio_pfn(folio) +
-			   ((addr & ~PMD_MASK) >> PAGE_SHIFT), nr, addr);
+	return pm_walk_run(mw, folio, 0, pfn - folio_pfn(folio), nr, addr);
 }
 #endif
 
 static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		       struct mm_walk *mw)
 {
-	struct folio *run = NULL, *folio;
-	unsigned long run_addr = addr, run_index = 0, run_len = 0, index;
+	struct pm_walk_state *st = mw->private;
+	struct folio *run = NULL;
+	const bool skips = st->plain && st->walk->nodes && !st->walk->only;
+	unsigned long run_addr = addr, run_pfn = 0, run_len = 0, run_end = 0;
 	pte_t *first, *pte;
 	spinlock_t *ptl;
 	int stop = 0;
@@ -253,30 +325,51 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		return 0;
 	}
 	for (; addr != end; addr += PAGE_SIZE, pte++) {
-		pte_t val = ptep_get(pte);
+		if (skips && !run) {
+			unsigned long nr = pm_walk_skip(st, pte,
+							(end - addr) >> PAGE_SHIFT);
 
-		folio = NULL;
-		if (pte_present(val)) {
-			folio = pm_call(vm_normal_folio)(mw->vma, addr, val);
-			if (!pm_folio_is_user(folio))
-				folio = NULL;
+			addr += nr << PAGE_SHIFT;
+			pte += nr;
+			if (addr == end)
+				break;
 		}
-		index = folio ? pte_pfn(val) - folio_pfn(folio) : 0;
-		if (folio && folio == run && index == run_index + run_len) {
-			run_len++;
-			continue;
-		}
+
+		const pte_t val = ptep_get(pte);
+		const bool normal = pte_present(val) && !pte_special(val);
+		const unsigned long pfn = normal ? pte_pfn(val) : 0;
+
 		if (run) {
-			stop = pm_walk_run(mw, run, 0, run_index, run_len,
-					   run_addr);
+			if (normal && pfn == run_pfn + run_len && pfn < run_end) {
+				run_len++;
+				continue;
+			}
+			stop = pm_walk_run(mw, run, 0, run_pfn - folio_pfn(run),
+					   run_len, run_addr);
 			if (stop)
 				goto out;
+			run = NULL;
 		}
-		run = folio;
-		run_addr = addr;
-		run_index = index;
-		run_len = 1;
-		if (!pte_present(val) && !pte_none(val)) {
+		if (normal) {
+			struct page *page = pfn_to_page(pfn);
+
+			if (st->plain && !is_zone_device_page(page)) {
+				if (pm_walk_passes(st, page_to_nid(page), pfn, 1))
+					continue;
+				run = page_folio(page);
+			} else {
+				run = pm_call(vm_normal_folio)(mw->vma, addr, val);
+				if (!pm_folio_is_user(run) ||
+				    pm_walk_passes(st, folio_nid(run), pfn, 1)) {
+					run = NULL;
+					continue;
+				}
+			}
+			run_addr = addr;
+			run_pfn = pfn;
+			run_len = 1;
+			run_end = folio_pfn(run) + folio_nr_pages(run);
+		} else if (!pte_present(val) && !pte_none(val)) {
 			const softleaf_t entry = softleaf_from_pte(val);
 
 			if (softleaf_is_migration(entry))
@@ -286,7 +379,8 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		}
 	}
 	if (run)
-		stop = pm_walk_run(mw, run, 0, run_index, run_len, run_addr);
+		stop = pm_walk_run(mw, run, 0, run_pfn - folio_pfn(run), run_len,
+				   run_addr);
 out:
 	pte_unmap_unlock(first, ptl);
 	return stop ?: pm_walk_pause(mw, end);
@@ -295,7 +389,7 @@ out:
 static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 			   unsigned long end, struct mm_walk *mw)
 {
-	unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	unsigned long nr = (end - addr) >> PAGE_SHIFT, index;
 	struct folio *folio;
 	spinlock_t *ptl;
 	int stop = 0;
@@ -305,9 +399,11 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 	val = huge_ptep_get(mw->mm, addr & hmask, pte);
 	if (pte_present(val)) {
 		folio = pfn_folio(pte_pfn(val));
-		stop = pm_walk_run(mw, folio, hugetlb_pmd_shared(pte) ?
-				   PM_FOLIO_SHARED : 0,
-				   (addr & ~hmask) >> PAGE_SHIFT, nr, addr);
+		index = (addr & ~hmask) >> PAGE_SHIFT;
+		if (!pm_walk_passes(mw->private, folio_nid(folio),
+				    folio_pfn(folio) + index, nr))
+			stop = pm_walk_run(mw, folio, hugetlb_pmd_shared(pte) ?
+					   PM_FOLIO_SHARED : 0, index, nr, addr);
 	} else if (!huge_pte_none(val)) {
 		const softleaf_t entry = softleaf_from_pte(val);
 
@@ -367,6 +463,20 @@ static int pm_walk_pud(pud_t *pud, unsigned long addr, unsigned long end,
 	return 0;
 }
 
+/*
+ * Drivers map memory that is not the process's to move. Where none does, it is
+ * enough to see that a page is not special and not on a device.
+ */
+static bool pm_vma_is_plain(struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & (VM_IO | VM_PFNMAP | VM_MIXEDMAP))
+		return false;
+	if (vma_is_anonymous(vma))
+		return true;
+	return vma->vm_file && S_ISREG(file_inode(vma->vm_file)->i_mode) &&
+	       vma->vm_file->f_mapping->a_ops->migrate_folio;
+}
+
 static int pm_walk_test(unsigned long start, unsigned long end,
 			struct mm_walk *mw)
 {
@@ -388,6 +498,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	 * wherever it is mapped.
 	 */
 	st->file_flags = 0;
+	st->plain = pm_vma_is_plain(vma);
 	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
 		st->file_flags = PM_FOLIO_UNMOVABLE;
 	if (vma->vm_file) {
@@ -452,7 +563,12 @@ static const struct mm_walk_ops pm_walk_ops = {
 int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 		    unsigned long end, void *sink, struct pm_walk *walk)
 {
-	struct pm_walk_state st = { .walk = walk, .sink = sink };
+	struct pm_walk_state st = {
+		.walk = walk,
+		.sink = sink,
+		.moved = PM_FRAMES_CURSOR,
+		.only = PM_FRAMES_CURSOR,
+	};
 	int stopped;
 
 	walk->file = (struct pm_file){};
@@ -492,6 +608,55 @@ int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
 	if (vma && vma->vm_start <= addr && vma->vm_file &&
 	    !mapping_inaccessible(vma->vm_file->f_mapping))
 		pm_file_get(vma->vm_file, file);
+	pm_mm_read_unlock(mm);
+	return 0;
+}
+
+/**
+ * pm_shim_mm_next_file() - find the next file that is mapped and may have a mark
+ * @mm: address space
+ * @addr: in: where to begin; out: where to go on
+ * @end: address after the last
+ * @last: in: an inode whose mappings are passed over, or 0; out: the file's
+ * @file: out: held, or empty if there is none before @addr
+ *
+ * Takes mmap_lock for reading for a bounded time.
+ *
+ * Return: as pm_shim_mm_file_at().
+ */
+int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
+			 unsigned long end, unsigned long *last,
+			 struct pm_file *file)
+{
+	unsigned long begin = *addr;
+	struct vm_area_struct *vma;
+	unsigned int steps = 0;
+	int err;
+
+	*file = (struct pm_file){};
+	err = pm_mm_read_lock(mm);
+	if (err)
+		return err;
+	*addr = end;
+	for (vma = find_vma(mm, begin); vma && vma->vm_start < end;
+	     vma = find_vma(mm, vma->vm_end)) {
+		const struct inode *inode;
+
+		if (++steps > PM_WALK_STEPS) {
+			*addr = vma->vm_start;
+			break;
+		}
+		if (!vma->vm_file ||
+		    ((vma->vm_flags & (VM_IO | VM_PFNMAP)) && !vma->anon_vma))
+			continue;
+		inode = file_user_inode(vma->vm_file);
+		if (!(inode->i_opflags & IOP_XATTR) || (unsigned long)inode == *last)
+			continue;
+		*last = (unsigned long)inode;
+		*addr = min(vma->vm_end, end);
+		pm_file_get(vma->vm_file, file);
+		break;
+	}
 	pm_mm_read_unlock(mm);
 	return 0;
 }

@@ -22,7 +22,9 @@ use crate::{
             InodeId,
             MappedFile, //
         },
-        folio::FolioList, //
+        folio::FolioList,
+        frames::Frames,
+        node, //
     },
 };
 
@@ -147,6 +149,25 @@ pub(crate) enum FolioStep {
     Stop,
 }
 
+/// The pages that a walk shows to its visitor. The others are counted, or left out.
+pub(crate) struct Filter<'a> {
+    /// For each node number: pages on nodes with the flag `node_map::OLD` are shown.
+    pub(crate) nodes: &'a [u8],
+    /// Pages in these frames are counted as moved.
+    pub(crate) moved: &'a Frames,
+    /// Pages in other frames are left out, and not even counted.
+    pub(crate) only: Option<&'a Frames>,
+}
+
+/// What a [`Filter`] has kept from a visitor, in base pages.
+#[derive(Default)]
+pub(crate) struct Passed {
+    /// On no old node.
+    pub(crate) in_place: u64,
+    /// In frames of pages that have moved.
+    pub(crate) already_moved: u64,
+}
+
 /// Looks at the present pages of a range.
 ///
 /// Its methods run with mmap_lock held, the second one also under a page-table lock. They must
@@ -169,6 +190,8 @@ pub(crate) struct WalkEnd {
     pub(crate) resume: usize,
     /// A file that the visitor did not know.
     pub(crate) unknown: Option<MappedFile>,
+    /// Pages up to there that the visitor was not shown.
+    pub(crate) passed: Passed,
 }
 
 /// The address space of a process.
@@ -227,26 +250,61 @@ impl UserMm {
         Ok(unsafe { MappedFile::from_raw(file) })
     }
 
-    /// Shows present pages of `start..end` to `visitor`, for a bounded time.
+    /// The next file from `at` on, below `end`, that may have a mark; `at` is then behind its mapping.
+    /// `None` where there is none before the new `at`. `last` lets mappings of one file be passed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`file_at`](Self::file_at).
+    pub(crate) fn next_file(
+        &self,
+        at: &mut usize,
+        end: usize,
+        last: &mut usize,
+    ) -> Result<Option<MappedFile>> {
+        let mut file = bindings::pm_file::default();
+        // SAFETY: The address space is a live reference, and the others are writable.
+        to_result(unsafe {
+            bindings::pm_shim_mm_next_file(self.as_raw(), at, end, last, &mut file)
+        })?;
+        // SAFETY: The shim holds any file that it tells of.
+        Ok(unsafe { MappedFile::from_raw(file) })
+    }
+
+    /// Shows present pages of `start..end` to `visitor`, for a bounded time; those that pass `filter`
+    /// only, if there is one.
     ///
     /// Takes mmap_lock for reading and gives it up early when others want it.
     ///
     /// # Errors
     ///
-    /// `EINTR` if the caller is being killed, `ESRCH` if nobody uses the address space any more.
+    /// `EINTR` if the caller is being killed, `ESRCH` if nobody uses the address space any more,
+    /// `EINVAL` if the filter lacks a node.
     pub(crate) fn walk(
         &self,
         start: usize,
         end: usize,
+        filter: Option<&Filter<'_>>,
         mut visitor: &mut dyn Visitor,
     ) -> Result<WalkEnd> {
         let mut walk = bindings::pm_walk {
             share: visitor.shares(),
             ..bindings::pm_walk::default()
         };
+        if let Some(filter) = filter {
+            if filter.nodes.len() < node::count() {
+                return Err(EINVAL);
+            }
+            walk.nodes = filter.nodes.as_ptr();
+            if !filter.moved.is_empty() {
+                walk.moved = filter.moved.as_raw();
+            }
+            walk.only = filter.only.map_or(core::ptr::null_mut(), Frames::as_raw);
+        }
         let sink: *mut &mut dyn Visitor = &mut visitor;
         // SAFETY: The address space is a live reference, `sink` lives until the call returns and
-        // only the two functions below use it, and `walk` is writable.
+        // only the two functions below use it, and `walk` is writable. What the filter refers to is
+        // borrowed until then, and its table has an entry for each node.
         let how =
             unsafe { bindings::pm_shim_mm_walk(self.as_raw(), start, end, sink.cast(), &mut walk) };
         to_result(how.min(0))?;
@@ -255,6 +313,10 @@ impl UserMm {
         Ok(WalkEnd {
             resume: walk.resume,
             unknown,
+            passed: Passed {
+                in_place: walk.in_place,
+                already_moved: walk.already_moved,
+            },
         })
     }
 }

@@ -8,8 +8,6 @@
 //! The C files beside those of Rust reach what Rust cannot: `symbols.c` binds the kernel's functions,
 //! and each of the others says what it owns and which locks it takes.
 
-use core::ptr::NonNull;
-
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -19,6 +17,7 @@ use crate::bindings;
 
 pub(crate) mod file;
 pub(crate) mod folio;
+pub(crate) mod frames;
 pub(crate) mod helper;
 pub(crate) mod mm;
 pub(crate) mod node;
@@ -62,20 +61,6 @@ impl Drop for Kernel {
 pub(crate) fn self_ranges_only() -> bool {
     // SAFETY: Just reads what was set when the module was loaded.
     unsafe { bindings::pm_shim_self_ranges_only() }
-}
-
-/// Zeros for bookkeeping, charged to the caller. May be called where folios are locked.
-///
-/// # Errors
-///
-/// `ENOMEM`, sooner than with `GFP_KERNEL_ACCOUNT`: the OOM killer is not called.
-pub(crate) fn zeros<const N: usize>() -> Result<KBox<[u64; N]>> {
-    // SAFETY: May be called with any size.
-    let words = unsafe { bindings::pm_shim_zalloc(core::mem::size_of::<[u64; N]>()) };
-    let words = NonNull::new(words.cast::<[u64; N]>()).ok_or(ENOMEM)?;
-    // SAFETY: It is from kmalloc(), as what `KBox` makes is, which aligns for any number, and ours
-    // alone. Zeros are valid numbers.
-    Ok(unsafe { KBox::from_raw(words.as_ptr()) })
 }
 
 /// Runs `job` where memory of all `nodes` may be allocated, and returns when it is done.

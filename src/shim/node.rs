@@ -4,8 +4,14 @@
 
 use crate::{
     bindings,
-    pure::node_map::NodeFacts, //
+    pure::node_map::{
+        self,
+        NodeFacts, //
+    },
 };
+
+// The walk reads the table of the node map.
+const _: () = assert!(bindings::PM_NODE_OLD == node_map::OLD as u32);
 
 /// Node numbers are below this.
 pub(crate) fn count() -> usize {

@@ -5,12 +5,14 @@
 //! Locks: as in `sort`.
 
 use crate::{
-    frames::Frames,
     pure::counts::{
         Reason,
         Remnant, //
     },
-    shim::mm::Mapped, //
+    shim::{
+        frames::Frames,
+        mm::Mapped, //
+    }, //
 };
 
 /// What a last look needs to know, and finds.

@@ -2,11 +2,10 @@
 
 //! Sorts the pages that a walk shows: what stays is counted, what is to move is isolated.
 //!
-//! Locks: runs under mmap_lock and, for each folio, its page-table lock. Below these only the leaf
-//! lock of [`Frames`] is taken.
+//! Locks: runs under mmap_lock and, for each folio, its page-table lock. Below these no lock is
+//! taken.
 
 use crate::{
-    frames::Frames,
     marks::{
         Mark,
         Marks, //
@@ -23,13 +22,16 @@ use crate::{
         },
         order::Map, //
     },
-    shim::mm::{
-        FolioStep,
-        Mapped,
-        NotIsolated,
-        Visitor,
-        Vma,
-        VmaStep, //
+    shim::{
+        frames::Frames,
+        mm::{
+            FolioStep,
+            Mapped,
+            NotIsolated,
+            Visitor,
+            Vma,
+            VmaStep, //
+        }, //
     },
 };
 
@@ -38,14 +40,13 @@ use super::LastLook;
 /// Sorts the pages of one chunk: counts those that stay, collects those that are to move.
 pub(crate) struct Collector<'a> {
     pub(crate) map: &'a Map,
-    pub(crate) frames: &'a Frames,
     /// Frames that would have been moved, were this no dry run.
     pub(crate) imagined: Option<&'a Frames>,
     pub(crate) marks: &'a Marks,
     /// Pages that other processes map may move too.
     pub(crate) move_shared: bool,
-    /// Take pages of this pair in these frames only, and count none: they have been counted.
-    pub(crate) only: Option<(usize, &'a Frames)>,
+    /// Take pages of this pair only, and count none: they have been counted.
+    pub(crate) only: Option<usize>,
     /// Only look at what is left on old nodes.
     pub(crate) last_look: Option<LastLook<'a>>,
     /// Where isolated folios go; `None` to leave them alone.
@@ -83,10 +84,6 @@ impl Collector<'_> {
             self.passed = true;
         }
         FolioStep::On
-    }
-
-    fn has_moved(&self, pfn: usize) -> bool {
-        self.frames.contains(pfn) || self.imagined.is_some_and(|f| f.contains(pfn))
     }
 
     /// Why a page on an old node must not be tried, if so.
@@ -144,16 +141,13 @@ impl Visitor for Collector<'_> {
         {
             return FolioStep::On;
         }
-        if !mapped.is_migrating() && self.has_moved(mapped.pfn()) {
+        if !mapped.is_migrating() && self.imagined.is_some_and(|f| f.contains(mapped.pfn())) {
             return self.stay(mapped, Reason::AlreadyMoved);
         }
         let Some(pair) = self.map.pair(mapped.node()) else {
             return self.stay(mapped, Reason::InPlace);
         };
-        if self
-            .only
-            .is_some_and(|(only, frames)| only != pair || !frames.contains(mapped.pfn()))
-        {
+        if self.only.is_some_and(|only| only != pair) {
             return FolioStep::On;
         }
         let obstacle = self.obstacle(mapped);
