@@ -35,6 +35,7 @@ static inline bool pm_frames_has(struct pm_frames *frames,
 
 	if (index != at->index ||
 	    (!at->bits && at->nr != READ_ONCE(frames->nr))) {
+		/* Pairs with pm_frames_make(): one more page may be there, not less. */
 		at->nr = smp_load_acquire(&frames->nr);
 		at->bits = xa_load(&frames->pages, index);
 		at->index = index;
