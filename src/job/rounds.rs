@@ -110,7 +110,7 @@ impl Call<'_> {
                 }
             }
             fsleep(KSWAPD_MOMENT);
-            // After that, as what runs meanwhile fills the caches of the LRU lists again.
+            // After the pause, as what runs in it fills the caches of the LRU lists again.
             shim::folio::drain_lru();
             ended = self.pause(false);
             if ended.is_err() {
