@@ -81,9 +81,10 @@ static unsigned long *pm_frames_make(struct pm_frames *frames, unsigned long ind
 	xa_lock(&frames->pages);
 	others = __xa_cmpxchg(&frames->pages, index, NULL, bits,
 			      GFP_NOWAIT | __GFP_NOWARN);
-	/* Pairs with pm_frames_has(): whoever sees the number finds the page. */
-	if (!others)
+	if (!others) {
+		/* Pairs with pm_frames_has(): whoever sees the number finds the page. */
 		smp_store_release(&frames->nr, frames->nr + 1);
+	}
 	xa_unlock(&frames->pages);
 	if (!others)
 		return bits;
