@@ -2,7 +2,7 @@
 /*
  * What the Rust half of page_migrate needs from the kernel and cannot reach:
  * functions that are not exported, page-table iteration, macros and inline
- * functions. The shim has no policy and no state of its own.
+ * functions. The shim has no policy, and no state but sets of frames.
  */
 #ifndef _PAGE_MIGRATE_SHIM_H
 #define _PAGE_MIGRATE_SHIM_H
@@ -98,8 +98,9 @@ enum pm_end {
 };
 
 /*
- * What a walk is for. Only pages on the old nodes of the call are handed to the
- * Rust half; the others are counted. Where @nodes is NULL, all are handed over.
+ * What a walk is for. Only pages on the old nodes of the call, and those that
+ * somebody else is moving, are handed to the Rust half; the others are counted.
+ * Where @nodes is NULL, all are handed over.
  */
 struct pm_walk {
 	bool share;			/* in: have shared page tables back */

@@ -67,8 +67,9 @@ const MAX_WANTS: usize = 16;
 
 /// A new folio that has not been given back.
 struct Placed {
-    /// The number in the batch of the folio that it is for, and the first frame of the part.
+    /// The number in the batch of the folio that it is for.
     number: u16,
+    /// The first frame of that folio, or of the part of it.
     src: usize,
     pfn: usize,
     nr_pages: usize,

@@ -53,8 +53,6 @@ struct workqueue_struct;
 	X(cpuset_mems_allowed)						       \
 	X(drain_all_pages)						       \
 	X(huge_pte_alloc)						       \
-	X(hugetlb_vma_lock_read)					       \
-	X(hugetlb_vma_unlock_read)					       \
 	X(isolate_folio_to_list)					       \
 	X(lru_add_drain)						       \
 	X(lru_add_drain_all)						       \
