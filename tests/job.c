@@ -12,6 +12,8 @@
 #include <linux/kernel-page-flags.h>
 
 #define PFN_MASK ((1ULL << 55) - 1)
+#define SWAPPED (1ULL << 62)
+#define PRESENT (1ULL << 63)
 
 /* A number for a place that looks like chance and is always the same. */
 static uint32_t hash(uint32_t a, uint32_t b)
@@ -304,25 +306,51 @@ static void add_page(struct job_record *rec, size_t *room, struct job_page page)
 	rec->page[rec->n++] = page;
 }
 
+/* What pagemap says of n pages. Returns whether one of them is on the move. */
+static bool read_pagemap(int pagemap, uintptr_t start, size_t n, uint64_t *entry)
+{
+	if (pread(pagemap, entry, n * 8, start / PAGE * 8) != (ssize_t)(n * 8))
+		die("pagemap");
+	/* The machine has no swap: a page that compaction is moving is shown as if. */
+	for (size_t i = 0; i < n; i++)
+		if ((entry[i] & (SWAPPED | PRESENT)) == SWAPPED)
+			return true;
+	return false;
+}
+
 /* The present pages of a mapping; their nodes come later. */
 static void look_at(struct job_record *rec, size_t *room, int pagemap, uintptr_t start,
 		    uintptr_t end)
 {
-	enum { CHUNK = 4096 };
+	enum { CHUNK = 4096, TRIES = 1000 };
 	static uint64_t entry[CHUNK];
 
 	while (start < end) {
 		size_t n = (end - start) / PAGE < CHUNK ? (end - start) / PAGE : CHUNK;
-		ssize_t got = pread(pagemap, entry, n * 8, start / PAGE * 8);
 
-		if (got != (ssize_t)(n * 8))
-			die("pagemap");
+		for (int i = 0; read_pagemap(pagemap, start, n, entry) && i < TRIES; i++)
+			usleep(1000);
 		for (size_t i = 0; i < n; i++)
-			if (entry[i] >> 63)
+			if (entry[i] & PRESENT)
 				add_page(rec, room, (struct job_page){
 					.va = start + i * PAGE, .pfn = entry[i] & PFN_MASK });
 		start += n * PAGE;
 	}
+}
+
+/* The node of a page that may be on the move, which has none for a moment. */
+static int node_of_moving(pid_t pid, void *addr)
+{
+	enum { TRIES = 1000 };
+	int node = -ENOENT;
+
+	for (int i = 0; node == -ENOENT && i < TRIES; i++) {
+		if (i)
+			usleep(1000);
+		if (move_pages(pid, 1, &addr, NULL, &node, 0))
+			die("move_pages query of %d", pid);
+	}
+	return node;
 }
 
 /* Asks for the nodes of the pages from first on; drops those without one. */
@@ -341,6 +369,8 @@ static void ask_nodes(struct job_record *rec, size_t first, pid_t pid)
 		if (move_pages(pid, n, addr, NULL, node, 0))
 			die("move_pages query of %d", pid);
 		for (size_t i = 0; i < n; i++) {
+			if (node[i] == -ENOENT)
+				node[i] = node_of_moving(pid, addr[i]);
 			/* The zero page has none. */
 			if (node[i] < 0)
 				continue;
@@ -446,6 +476,34 @@ size_t job_wrong(const struct job_record *before, const struct job_record *after
 	}
 	/* Where one ends first, the rest of the other has come or gone, too. */
 	return wrong + (before->n - b) + (after->n - a);
+}
+
+size_t job_not_home(const struct job *job, const struct job_record *first,
+		    const struct job_record *last, const struct job_map *map)
+{
+	size_t wrong = 0;
+
+	for (int m = 0; m < job->shape.members; m++) {
+		size_t at = last->first[m], end = last->first[m + 1];
+
+		for (size_t i = first->first[m]; i < first->first[m + 1]; i++) {
+			const struct job_page *was = &first->page[i];
+
+			if (job_map_of(map, was->node) == was->node)
+				continue;
+			while (at < end && last->page[at].va < was->va)
+				at++;
+			if (at < end && last->page[at].va == was->va &&
+			    last->page[at].node == was->node)
+				continue;
+			fprintf(stderr, "# member %d: %#lx was on node %d, %s\n", m,
+				(unsigned long)was->va, was->node,
+				at < end && last->page[at].va == was->va ? "is on another" :
+				"is gone");
+			wrong++;
+		}
+	}
+	return wrong;
 }
 
 static int by_pfn(const void *a, const void *b)

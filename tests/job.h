@@ -64,6 +64,13 @@ int job_map_of(const struct job_map *map, int node);
 size_t job_wrong(const struct job_record *before, const struct job_record *after,
 		 const struct job_map *map);
 /*
+ * Pages that were on an old node of the map in the first record, and are not there in
+ * the last, after the job has moved by the map and back. Members may have touched more
+ * pages by then.
+ */
+size_t job_not_home(const struct job *job, const struct job_record *first,
+		    const struct job_record *last, const struct job_map *map);
+/*
  * Pages of memory that have to move: each counts once, however often it is
  * mapped. A large folio moves whole, so all of it counts.
  */
