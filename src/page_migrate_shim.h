@@ -2,7 +2,7 @@
 /*
  * What the Rust half of page_migrate needs from the kernel and cannot reach:
  * functions that are not exported, page-table iteration, macros and inline
- * functions. The shim has no policy, and no state but sets of frames.
+ * functions. The shim has no policy, and no state but sets of pages.
  */
 #ifndef _PAGE_MIGRATE_SHIM_H
 #define _PAGE_MIGRATE_SHIM_H
@@ -75,6 +75,7 @@ struct pm_vma {
 
 struct pm_folio {
 	struct folio *folio;		/* NULL with PM_FOLIO_MIGRATING */
+	unsigned long addr;		/* of the first mapped page */
 	unsigned long pfn;		/* frame of the folio's first page */
 	unsigned long nr_pages;		/* pages of the folio */
 	unsigned long index;		/* first mapped page, within the folio */
@@ -104,11 +105,14 @@ enum pm_end {
  */
 struct pm_walk {
 	bool share;			/* in: have shared page tables back */
+	bool try_lock;			/* in: do not wait for mmap_lock */
+	bool leave;			/* in: leave pages on other nodes in @only, uncounted */
 	const u8 *nodes;		/* in: PM_NODE_OLD or not, for each node number */
-	struct pm_frames *moved;	/* in: pages in these have moved, or NULL */
-	struct pm_frames *only;		/* in: leave out pages in other frames, or NULL */
+	struct pm_set *moved;		/* in: pages in these frames have moved, or NULL */
+	struct pm_set *only;		/* in: look at these pages, and take them out, or NULL */
 	u64 in_place;			/* out: pages on other nodes */
 	u64 already_moved;		/* out: pages in frames of @moved */
+	u64 taken;			/* out: pages taken out of @only */
 	unsigned long resume;		/* out: where to go on */
 	struct pm_file file;		/* out: with PM_END_FILE, held */
 };
@@ -132,14 +136,18 @@ enum pm_effort {
 
 int pm_shim_bind(void);
 
-struct pm_frames *pm_shim_frames_new(void);
-void pm_shim_frames_free(struct pm_frames *frames);
-bool pm_shim_frames_is_empty(const struct pm_frames *frames);
-bool pm_shim_frames_has(struct pm_frames *frames, unsigned long pfn);
-int pm_shim_frames_add(struct pm_frames *frames, unsigned long pfn,
-		       unsigned long nr);
-void pm_shim_frames_remove(struct pm_frames *frames, unsigned long pfn,
-			   unsigned long nr);
+struct pm_set *pm_shim_set_new(void);
+void pm_shim_set_free(struct pm_set *set);
+void pm_shim_set_clear(struct pm_set *set);
+bool pm_shim_set_is_empty(const struct pm_set *set);
+bool pm_shim_set_has(struct pm_set *set, unsigned long page);
+unsigned long pm_shim_set_next(struct pm_set *set, unsigned long page,
+			       unsigned long end);
+unsigned long pm_shim_set_gap(struct pm_set *set, unsigned long page,
+			      unsigned long end);
+int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr);
+void pm_shim_set_remove(struct pm_set *set, unsigned long page, unsigned long nr);
+
 bool pm_shim_self_ranges_only(void);
 
 struct task_struct *pm_shim_task_by_pid(pid_t pid);
@@ -190,7 +198,7 @@ bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 			struct pm_folio *out);
 void pm_shim_list_put_back(struct list_head *list);
 void pm_shim_list_splice(struct list_head *from, struct list_head *to);
-int pm_shim_folio_isolate(struct folio *folio, struct list_head *list);
+bool pm_shim_folio_isolate(struct folio *folio, struct list_head *list);
 struct folio *pm_shim_folio_alloc(unsigned int nid, unsigned int order,
 				  bool hugetlb, enum pm_effort effort);
 unsigned long pm_shim_folio_pfn(struct folio *folio);
@@ -202,6 +210,7 @@ void pm_shim_folio_put(struct folio *folio);
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait);
 void *pm_shim_zalloc(size_t size);
 void pm_shim_drain_lru(void);
+void pm_shim_drain_lru_here(void);
 void pm_shim_drain_free(unsigned int nid);
 
 void pm_shim_turn_init(struct mutex *lock);

@@ -374,10 +374,16 @@ TEST_F(trace, left_behind)
 	EXPECT_EQ(HELD, field(self->lines.line[0], "busy") +
 			field(self->lines.line[0], "pinned"));
 	look(BATCH, getpid(), &self->lines);
-	ASSERT_EQ(1, self->lines.n);
+	ASSERT_LE(1, self->lines.n);
 	EXPECT_EQ(NPAGES - HELD, field(self->lines.line[0], "moved"));
 	EXPECT_EQ(field(self->lines.line[0], "pages") - (NPAGES - HELD),
 		  field(self->lines.line[0], "left"));
+	/* What was busy is tried once more. */
+	for (size_t i = 1; i < self->lines.n; i++) {
+		EXPECT_EQ(0, field(self->lines.line[i], "moved"));
+		EXPECT_EQ(field(self->lines.line[i], "pages"),
+			  field(self->lines.line[i], "left"));
+	}
 }
 
 /* A dry run is a call, and moves no batch. */
@@ -479,6 +485,7 @@ TEST_F(trace, chosen)
 	char *p = map_node(NPAGES, mem[0]);
 
 	set(EVENTS "/" CALL "/enable", "0");
+	drain_lru();
 	ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[1], NULL));
 	look(BATCH, getpid(), &self->lines);
 	EXPECT_EQ(1, self->lines.n);
@@ -506,6 +513,7 @@ TEST_F(trace, disabled)
 	EXPECT_EQ(NPAGES, count_on(0, p, NPAGES, mem[1]));
 	EXPECT_EQ(0, all_events());
 	set(EVENTS "/enable", "1");
+	drain_lru();
 	ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1, &mem[1], &mem[0], NULL));
 	EXPECT_EQ(2, all_events());
 }
@@ -519,6 +527,7 @@ TEST_F(trace, unload)
 	char *p = map_node(NPAGES, mem[0]);
 
 	for (int i = 0; i < 3; i++) {
+		drain_lru();
 		ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1,
 				     &mem[i % 2], &mem[1 - i % 2], NULL));
 		EXPECT_EQ(2, all_events());

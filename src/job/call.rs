@@ -7,16 +7,14 @@
 use kernel::prelude::*;
 
 use crate::{
-    marks::{
-        Mark,
-        Marks, //
-    },
+    marks::Marks,
     migrate::{
         batch::{
             self,
             Batch,
             Lists, //
         },
+        Attempt,
         Migration,
         Scratch, //
     },
@@ -28,8 +26,7 @@ use crate::{
     pure::{
         counts::{
             Counts,
-            Reason,
-            Remnant, //
+            Reason, //
         },
         order::{
             Order,
@@ -40,25 +37,26 @@ use crate::{
         self,
         file::MappedFile,
         folio::FolioList,
-        frames::Frames,
-        mm::Filter,
+        mm::{
+            Filter,
+            Only,
+            WalkEnd, //
+        },
+        page_set::PageSet,
         task,
         trace, //
     },
     target::Target,
     walk::{
-        Collector,
-        LastLook, //
+        Context,
+        Sorter, //
     },
 };
 
 use super::{
-    rounds::note_first,
+    waiting::Waiting,
     Running, //
 };
-
-/// Times that one call may ask all CPUs to bring their folios to the LRU lists.
-const MAX_DRAINS: u32 = 16;
 
 /// Files whose marks are read at one address. A target may map another one each time.
 const MAX_LEARNT: u32 = 16;
@@ -88,61 +86,45 @@ pub(crate) struct Outcome {
     pub(crate) end: End,
 }
 
-/// How a chunk is treated.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Count all, move what can be moved.
-    Move,
-    /// Count all, move nothing, remember frames as if they had moved.
-    DryRun,
-    /// Try those of one pair once more that found no room.
-    Rescue(usize),
-    /// See what is left.
-    LastLook,
+/// Which pages a walk looks at.
+#[derive(Clone, Copy)]
+pub(super) enum Look {
+    /// All of the range.
+    All,
+    /// Those of one pair that wait for this round.
+    Pair(usize),
+    /// All that still wait for this round: they have moved through another mapping, or are on another
+    /// node by now.
+    Rest,
 }
 
 /// One call at work.
 pub(super) struct Call<'a> {
     pub(super) order: &'a Order,
     target: &'a mut Target,
-    frames: &'a Frames,
-    imagined: Option<Frames>,
+    /// Where the job has moved pages to.
+    frames: &'a PageSet,
+    /// In a dry run, the frames of pages that would have moved.
+    imagined: Option<PageSet>,
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
     unknown: Option<MappedFile>,
     /// Walks that stopped where they began, one after the other, though a mark had just been read.
     stuck: u32,
-    batch: Batch,
+    pub(super) batch: Batch,
     lists: Lists,
     pub(super) scratch: Scratch,
     move_shared: bool,
-    drains: u32,
-    drained: bool,
-    /// Nothing else has helped those pages that found no room.
-    pub(super) last_resort: bool,
-    /// Pages that are tried at a time where there was no room, about as many as find some.
-    pub(super) rescue_pages: u64,
-    /// Frames of pages that found no room. What has moved, and is then moved on by somebody else, may
-    /// be in any frame, on an old node, too: it must not be taken for one of these.
-    waiting: Frames,
-    /// Those of them that were tried again, and stay for another reason.
-    held: Frames,
-    /// `waiting` lacks some, for want of memory.
-    pub(super) incomplete: bool,
-    /// For each pair the address from which on some of its pages found no room.
-    pub(super) short_from: KVVec<Option<usize>>,
-    /// For each pair the address from which on some of those could not be tried again: they were off
-    /// their LRU list, or referenced.
-    pub(super) passed_from: KVVec<Option<usize>>,
-    /// What is left on the old nodes in the end.
-    pub(super) remnant: Remnant,
+    pub(super) waiting: Waiting,
+    /// For each node number whether its pages are looked at, in a walk for one pair.
+    nodes: KVVec<u8>,
     /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
     copied: u64,
     pub(super) outcome: Outcome,
 }
 
 /// What an errno of the rooms below means for the call.
-fn ended_by(e: Error) -> End {
+pub(super) fn ended_by(e: Error) -> End {
     match e {
         e if e == EINTR => End::Signal,
         e if e == ESRCH => End::TargetGone,
@@ -150,7 +132,7 @@ fn ended_by(e: Error) -> End {
     }
 }
 
-/// Moves the pages that `order` selects, chunk by chunk.
+/// Moves the pages that `order` selects: once over the range, and then, in rounds, over what waits.
 ///
 /// # Errors
 ///
@@ -158,22 +140,16 @@ fn ended_by(e: Error) -> End {
 pub(super) fn migrate(
     order: &Order,
     target: &mut Target,
-    frames: &Frames,
+    frames: &PageSet,
     cookie: Cookie,
     running: Running<'_>,
 ) -> Result<Outcome> {
-    let Range { start, end } = order.range;
     let pairs = order.lists.len();
-    let imagined = if order.dry_run {
-        Some(Frames::new()?)
-    } else {
-        None
-    };
     let mut call = Call {
         order,
         target,
         frames,
-        imagined,
+        imagined: order.dry_run.then(PageSet::new).transpose()?,
         marks: Marks::new(),
         unknown: None,
         stuck: 0,
@@ -185,62 +161,30 @@ pub(super) fn migrate(
         },
         scratch: Scratch::new()?,
         move_shared: !order.exclusive && task::caller_may_move_shared(),
-        drains: 0,
-        drained: false,
-        last_resort: false,
-        rescue_pages: batch::MAX_PAGES,
-        waiting: Frames::new()?,
-        held: Frames::new()?,
-        incomplete: false,
-        short_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
-        passed_from: KVVec::from_elem(None, pairs, GFP_KERNEL)?,
-        remnant: Remnant::default(),
+        waiting: Waiting::new(pairs)?,
+        nodes: KVVec::from_elem(0, order.map.flags().len(), GFP_KERNEL_ACCOUNT)?,
         copied: 0,
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
-            resume: start,
+            resume: order.range.start,
             end: End::Done,
         },
     };
-    let mode = if order.dry_run {
-        Mode::DryRun
-    } else {
-        Mode::Move
-    };
-    let ready = call
+    let ended = call
         .rewrite_policies(cookie)
-        .and_then(|()| call.learn_ahead());
-    if let Err(ended) = ready {
-        call.outcome.end = ended;
-        return Ok(call.outcome);
-    }
-    // Pages that wait on a CPU for their LRU list cannot be isolated, and others are referenced there.
-    if mode == Mode::Move && start < end {
-        shim::folio::drain_lru();
-    }
-    while call.outcome.resume < end {
-        let at = call.outcome.resume;
-        let ended = call.chunk(at, end, mode).and_then(|resume| {
-            call.outcome.resume = resume;
-            call.try_wanted(at, resume)?;
-            call.pause(resume >= end)
-        });
-        running.show(&call.outcome.counts, call.outcome.resume);
-        if let Err(ended) = ended {
-            call.outcome.end = ended;
-            break;
-        }
-    }
-    if call.outcome.resume >= end && call.outcome.end == End::Done {
-        if let Err(ended) = call.rescue(end, &running) {
-            call.outcome.end = ended;
-        }
+        .and_then(|()| call.learn_ahead())
+        .and_then(|()| call.first_pass(&running))
+        .and_then(|()| call.rounds(&running));
+    if let Err(end) = ended {
+        call.outcome.end = end;
     }
     if call.outcome.end == End::Done {
         call.write_back();
     }
-    running.show(&call.outcome.counts, call.outcome.resume);
+    let waits = call.waiting.waits();
+    call.outcome.counts.stay_waiting(waits);
+    running.show(&call.outcome.counts, 0, call.outcome.resume);
     drop(running);
     Ok(call.outcome)
 }
@@ -313,128 +257,156 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Reads the mark of the file before which the last walk stopped, if it did.
+    /// Goes once over the range.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end before it got to the end of the range.
+    fn first_pass(&mut self, running: &Running<'_>) -> Result<(), End> {
+        let Range { start, end } = self.order.range;
+        // A call with a limit may never come to the round in which pages that were busy are tried again.
+        let attempt = if self.order.max_pages.is_some() {
+            Attempt::Patient
+        } else {
+            Attempt::Quick
+        };
+        match attempt {
+            _ if self.order.dry_run || start >= end => {}
+            Attempt::Patient => shim::folio::drain_lru(),
+            // A target that moves itself has used its pages here.
+            _ => shim::folio::drain_lru_here(),
+        }
+        while self.outcome.resume < end {
+            let done = self.chunk(end, attempt);
+            self.show(running);
+            done?;
+            if self.outcome.resume < end {
+                self.pause()?;
+            }
+            if attempt == Attempt::Patient && self.scratch.wants_room() {
+                // Nodes are compacted for what waits, which a call that ends early would leave behind.
+                self.round(attempt)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the mark of the file before which the last walk stopped, if it did. Returns whether it did.
     ///
     /// That may take as long as the file system likes. What was done before is on record by now.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    fn learn(&mut self) -> Result<(), End> {
+    fn learn(&mut self) -> Result<bool, End> {
         let Some(file) = self.unknown.take() else {
-            return Ok(());
+            return Ok(false);
         };
+        // What lies before the file need not wait for its server.
+        if file.is_served() && self.waiting.waits().total() > 0 {
+            shim::folio::drain_lru();
+            self.round(Attempt::Patient)?;
+        }
         self.marks.learn(file, self.stuck > 0).map_err(ended_by)?;
-        self.pause(false)
+        self.pause()?;
+        Ok(true)
     }
 
-    /// Walks from `at` as far as one hold of mmap_lock and one batch allow, and moves the batch.
-    /// Returns where to go on.
+    /// Goes on with the first pass as far as one hold of mmap_lock and one batch allow, and moves the batch.
     ///
     /// A file without a known mark ends a chunk, and the next one begins with reading it.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    pub(super) fn chunk(&mut self, at: usize, end: usize, mode: Mode) -> Result<usize, End> {
-        let learns = self.unknown.is_some();
-        self.learn()?;
-        let moving = matches!(mode, Mode::Move | Mode::Rescue(_));
-        let limit = match self.order.max_pages {
-            Some(max) => max.saturating_sub(self.copied).max(1),
-            _ => batch::MAX_PAGES,
-        };
-        let limit = match mode {
-            Mode::Rescue(_) => limit.min(self.rescue_pages),
-            _ => limit,
-        };
-        if moving {
-            self.make_room();
-        }
-        let mut second = Counts::default();
-        let filter = Filter {
-            nodes: self.order.map.flags(),
-            moved: self.frames,
-            only: matches!(mode, Mode::Rescue(_)).then_some(&self.waiting),
-        };
-        let mut collector = Collector {
-            map: &self.order.map,
-            imagined: self.imagined.as_ref(),
-            marks: &self.marks,
-            move_shared: self.move_shared,
-            only: match mode {
-                Mode::Rescue(pair) => Some(pair),
-                _ => None,
-            },
-            last_look: (mode == Mode::LastLook).then_some(LastLook {
-                waiting: &self.waiting,
-                held: &self.held,
-                remnant: &mut self.remnant,
-            }),
-            lists: moving.then_some(&mut self.lists),
-            batch: &mut self.batch,
-            counts: match mode {
-                Mode::Move | Mode::DryRun => &mut self.outcome.counts,
-                Mode::Rescue(_) | Mode::LastLook => &mut second,
-            },
-            limit,
-            may_drain: moving && self.drains < MAX_DRAINS,
-            drained: self.drained,
-            wants_drain: false,
-            passed: false,
-            mark: Mark::Migratable,
-            writable: false,
-            served: false,
-            holds: None,
-            pass_unknown: self.stuck >= MAX_LEARNT,
-        };
-        let walked = self
-            .target
-            .mm()
-            .walk(at, end, Some(&filter), &mut collector);
-        let (wants_drain, passed) = (collector.wants_drain, collector.passed);
-        if let (Mode::Rescue(pair), true) = (mode, passed) {
-            note_first(&mut self.passed_from, pair, at);
-        }
-        let walked = walked.map_err(ended_by)?;
-        if matches!(mode, Mode::Move | Mode::DryRun) {
-            let counts = &mut self.outcome.counts;
-            counts.stay(Reason::InPlace, walked.passed.in_place);
-            counts.stay(Reason::AlreadyMoved, walked.passed.already_moved);
-        }
-        if !self.batch.is_empty() {
-            let begun = moving.then(trace::Begun::batch).flatten();
-            let (pages, before) = (self.batch.pages(), self.done_with());
-            let finished = self.finish_batch(at, mode, second);
-            if let Some(begun) = begun {
-                self.trace_batch(begun, at, pages, before);
-            }
-            finished?;
-        }
-        let stuck = learns && walked.unknown.is_some() && walked.resume == at;
-        self.stuck = if stuck {
+    fn chunk(&mut self, end: usize, attempt: Attempt) -> Result<(), End> {
+        let at = self.outcome.resume;
+        let learnt = self.learn()?;
+        self.make_room(attempt)?;
+        let walked = self.walk(at, end, Look::All, self.limit())?;
+        self.finish_batch(at, attempt)?;
+        self.stuck = if learnt && walked.unknown.is_some() && walked.resume == at {
             self.stuck.saturating_add(1)
         } else {
             0
         };
         self.unknown = walked.unknown;
-        self.drained = wants_drain;
-        if wants_drain {
-            self.drains = self.drains.saturating_add(1);
-            shim::folio::drain_lru();
-        }
-        Ok(walked.resume)
+        self.outcome.resume = walked.resume;
+        Ok(())
     }
 
-    /// Whether to stop between two chunks; not if all is done.
+    /// Walks from `at` as far as one hold of mmap_lock allows, or until the folios of the batch have `limit`
+    /// pages. What is not even tried is counted.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end. The walk has looked at nothing then.
+    pub(super) fn walk(
+        &mut self,
+        at: usize,
+        end: usize,
+        look: Look,
+        limit: u64,
+    ) -> Result<WalkEnd, End> {
+        let map = &self.order.map;
+        let nodes = match look {
+            Look::Pair(pair) => {
+                map.flags_of(pair, &mut self.nodes);
+                &self.nodes
+            }
+            Look::All | Look::Rest => map.flags(),
+        };
+        let only = Only {
+            pages: self.waiting.now(),
+            leave: matches!(look, Look::Pair(_)),
+            // Others wait for the folios that are isolated.
+            try_lock: !self.batch.has_no_folio(),
+        };
+        let again = !matches!(look, Look::All);
+        let filter = Filter {
+            nodes,
+            moved: self.frames,
+            only: again.then_some(only),
+        };
+        let passes = if again {
+            // A file that was mapped after the first pass has no page that waits.
+            u32::MAX
+        } else {
+            u32::from(self.stuck >= MAX_LEARNT)
+        };
+        let mut sorter = Sorter {
+            map,
+            context: Context::new(&self.marks, passes),
+            move_shared: self.move_shared,
+            imagined: self.imagined.as_ref(),
+            lists: (!self.order.dry_run).then_some(&mut self.lists),
+            batch: &mut self.batch,
+            counts: &mut self.outcome.counts,
+            limit,
+        };
+        let mm = self.target.mm();
+        let walked = mm
+            .walk(at, end, Some(&filter), &mut sorter)
+            .map_err(ended_by)?;
+        let counts = &mut self.outcome.counts;
+        counts.stay(Reason::InPlace, walked.passed.in_place);
+        counts.stay(Reason::AlreadyMoved, walked.passed.already_moved);
+        Ok(walked)
+    }
+
+    /// Base pages that the next batch may have.
+    pub(super) fn limit(&self) -> u64 {
+        self.order.max_pages.map_or(batch::MAX_PAGES, |max| {
+            max.saturating_sub(self.copied).clamp(1, batch::MAX_PAGES)
+        })
+    }
+
+    /// Whether to go on.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    pub(super) fn pause(&self, done: bool) -> Result<(), End> {
-        if done {
-            return Ok(());
-        }
+    pub(super) fn pause(&self) -> Result<(), End> {
         if self.order.max_pages.is_some_and(|max| self.copied >= max) {
             return Err(End::Done);
         }
@@ -449,70 +421,118 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Moves the batch that the walk from `at` has found, and counts what became of it.
-    fn finish_batch(&mut self, at: usize, mode: Mode, mut second: Counts) -> Result<(), End> {
-        let mut broke = false;
-        match mode {
-            // It collects nothing.
-            Mode::LastLook => return Ok(()),
-            Mode::DryRun => {
-                self.copied = self.copied.saturating_add(self.batch.size());
-                if let Some(imagined) = self.imagined.as_ref() {
-                    broke = self
-                        .batch
-                        .try_for_each(|pfn, nr_pages| imagined.mark(pfn, nr_pages))
-                        .is_err();
-                }
-            }
-            Mode::Move | Mode::Rescue(_) => {
-                // Whoever exits now, or executes another program, has none of these pages left.
-                if !self.target.reread_mems() {
-                    return Err(self.abandon_batch());
-                }
-                broke = self.move_batch();
-            }
+    /// Gets ready for a batch: its memory, and room for the large folios that found none in the last one.
+    /// Nothing is isolated now.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Broke`].
+    pub(super) fn make_room(&mut self, attempt: Attempt) -> Result<(), End> {
+        let Self {
+            order,
+            scratch,
+            batch,
+            ..
+        } = self;
+        if order.dry_run {
+            return Ok(());
         }
-        let (short_from, passed_from) = (&mut self.short_from, &mut self.passed_from);
-        let (waiting, held) = (&self.waiting, &self.held);
-        let incomplete = &mut self.incomplete;
-        let rescuing = matches!(mode, Mode::Rescue(_));
-        // What is in such a frame from now on is another page, unless it stays there once more.
-        if self.outcome.counts.no_memory() > 0 {
-            let _ = self.batch.try_for_each(|pfn, nr_pages| {
-                waiting.unmark(pfn, nr_pages);
-                held.unmark(pfn, nr_pages);
-                Ok(())
-            });
+        let prepared = scratch.prepare(batch.capacity(), attempt);
+        prepared.map_err(ended_by)?;
+        if scratch.wants_room() {
+            shim::run_for(order.map.destinations(), &mut || scratch.make_room());
         }
-        let counts = match mode {
-            Mode::Rescue(_) => &mut second,
-            _ => &mut self.outcome.counts,
+        Ok(())
+    }
+
+    /// Moves the batch that walks from `at` on have found, and counts what became of it.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    pub(super) fn finish_batch(&mut self, at: usize, attempt: Attempt) -> Result<(), End> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let begun = trace::Begun::batch();
+        let (pages, before) = (self.batch.pages(), self.done_with());
+        let moved = if self.order.dry_run {
+            self.imagine_batch()
+        } else if self.batch.has_no_folio() {
+            Ok(())
+        } else if self.target.reread_mems() {
+            self.move_batch(attempt)
+        } else {
+            self.abandon_batch();
+            return Err(End::TargetGone);
         };
-        let complete = self.batch.settle(
-            mode == Mode::DryRun,
-            counts,
-            &mut self.outcome.by_pair,
-            |pair, pfn, nr_pages, why| {
-                let from = match why {
-                    Reason::NoMemory => &mut *short_from,
-                    Reason::Gone => return,
-                    // It had found no room before, and has not been tried since.
-                    _ if rescuing => {
-                        // Without memory for it, it is still said to have found no room.
-                        let _ = held.mark(pfn, nr_pages);
-                        &mut *passed_from
-                    }
-                    _ => return,
-                };
-                // Without memory for it, it stays where it is.
-                *incomplete |= waiting.mark(pfn, nr_pages).is_err();
-                note_first(from, pair, at);
-            },
-        );
-        *incomplete |= !complete;
-        if rescuing {
-            self.outcome.counts.rescued(&second);
+        let Outcome {
+            counts, by_pair, ..
+        } = &mut self.outcome;
+        let (waiting, dry_run) = (&mut self.waiting, self.order.dry_run);
+        self.batch.settle(counts, by_pair, |counts, wait| {
+            // Without memory to note that it waits it is not tried again.
+            if dry_run || waiting.add(&wait).is_err() {
+                counts.stay(wait.reason, wait.nr_pages as u64);
+            }
+        });
+        if let Some(begun) = begun.filter(|_| !dry_run && pages > 0) {
+            self.trace_batch(begun, at, pages, before);
         }
+        moved
+    }
+
+    /// Gives up a batch whose target is gone, and with it the counts of its pages: whoever exits, or executes
+    /// another program, has none of them left.
+    pub(super) fn abandon_batch(&mut self) {
+        self.lists.put_back();
+        self.batch.clear();
+    }
+
+    /// Remembers the frames of a batch of a dry run as if it had moved.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Broke`].
+    fn imagine_batch(&mut self) -> Result<(), End> {
+        self.copied = self.copied.saturating_add(self.batch.size());
+        let imagined = self.imagined.as_ref();
+        let noted = self
+            .batch
+            .imagine(|pfn, nr_pages| imagined.map_or(Ok(()), |frames| frames.add(pfn, nr_pages)));
+        noted.map_err(|_| End::Broke)
+    }
+
+    /// Moves the folios of the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Broke`] if memory for bookkeeping ran out.
+    fn move_batch(&mut self, attempt: Attempt) -> Result<(), End> {
+        let Self {
+            order,
+            target,
+            frames,
+            batch,
+            lists,
+            scratch,
+            copied,
+            ..
+        } = self;
+        let mut broke = false;
+        shim::run_for(order.map.destinations(), &mut || {
+            let mut migration = Migration::new(
+                &order.map,
+                target.mems(),
+                frames,
+                batch,
+                order.strict,
+                attempt,
+                scratch,
+            );
+            *copied = copied.saturating_add(migration.run(lists));
+            broke = migration.broke;
+        });
         if broke {
             return Err(End::Broke);
         }
@@ -525,7 +545,7 @@ impl Call<'_> {
         (counts.all_moved(), counts.gone())
     }
 
-    /// Tells who watches about a batch of `pages` that the walk from `at` has found. `before` is
+    /// Tells who watches about a batch of `pages` that walks from `at` on have found. `before` is
     /// what had moved, and been given back, before it.
     fn trace_batch(&self, begun: trace::Begun, at: usize, pages: u64, before: (u64, u64)) {
         let done = self.done_with();
@@ -539,6 +559,12 @@ impl Call<'_> {
             left: pages.saturating_sub(moved).saturating_sub(gone),
             usecs: begun.usecs(),
         });
+    }
+
+    /// Shows how far the call is.
+    pub(super) fn show(&self, running: &Running<'_>) {
+        let waits = self.waiting.waits().total();
+        running.show(&self.outcome.counts, waits, self.outcome.resume);
     }
 
     /// Has the files written of which pages stay until that has happened, so that the same call again
@@ -558,50 +584,5 @@ impl Call<'_> {
                 break;
             }
         }
-    }
-
-    /// Makes room for the large folios that found none in the last batch. Nothing is isolated now.
-    fn make_room(&mut self) {
-        let Self { order, scratch, .. } = self;
-        if scratch.wants_room() {
-            shim::run_for(order.map.destinations(), &mut || scratch.make_room());
-        }
-    }
-
-    /// Gives up a batch whose target is gone, and with it the counts of its pages.
-    fn abandon_batch(&mut self) -> End {
-        self.lists.put_back();
-        self.batch.clear();
-        End::TargetGone
-    }
-
-    /// Moves the batch. Returns whether memory for bookkeeping ran out.
-    fn move_batch(&mut self) -> bool {
-        let Self {
-            order,
-            target,
-            frames,
-            batch,
-            lists,
-            scratch,
-            last_resort,
-            copied,
-            ..
-        } = self;
-        let mut broke = false;
-        shim::run_for(order.map.destinations(), &mut || {
-            let mut migration = Migration::new(
-                &order.map,
-                target.mems(),
-                frames,
-                batch,
-                order.strict,
-                *last_resort,
-                scratch,
-            );
-            *copied = copied.saturating_add(migration.run(lists));
-            broke = migration.broke;
-        });
-        broke
     }
 }

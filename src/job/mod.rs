@@ -2,7 +2,8 @@
 
 //! A job: what an open file remembers from one call to the next, and who may look at it.
 //!
-//! `call` is one call at work, and `rounds` what it does about pages that found no room.
+//! `call` is one call at work. Pages that found no room, or were busy, wait (`waiting`) and are tried again
+//! (`retry`) in rounds (`rounds`).
 //!
 //! Locks: a job is used under its open file's turn (`shim/turn`), which its caller holds.
 
@@ -25,15 +26,17 @@ use crate::{
         }, //
     },
     shim::{
-        frames::Frames,
         node, //
+        page_set::PageSet,
     },
     target::Target,
     walk::Census, //
 };
 
 mod call;
+mod retry;
 mod rounds;
+mod waiting;
 
 pub(crate) use call::{
     End,
@@ -43,7 +46,7 @@ pub(crate) use call::{
 /// What an open file remembers from one call to the next.
 pub(crate) struct Job {
     lists: NodeLists,
-    frames: Frames,
+    frames: PageSet,
     cookie: Cookie,
     moved: u64,
 }
@@ -91,16 +94,17 @@ impl<'a> Running<'a> {
         if let Some(progress) = progress {
             progress.running.store(1, Relaxed);
         }
-        running.show(&Counts::default(), va);
+        running.show(&Counts::default(), 0, va);
         running
     }
 
-    fn show(&self, counts: &Counts, va: usize) {
+    /// Shows counts, and besides them the pages that wait.
+    fn show(&self, counts: &Counts, waiting: u64, va: usize) {
         if let Some(progress) = self.progress {
             let moved = self.before.saturating_add(counts.all_moved());
             progress.moved.store(moved, Relaxed);
             let left = counts.left().saturating_add(counts.no_memory());
-            progress.left.store(left, Relaxed);
+            progress.left.store(left.saturating_add(waiting), Relaxed);
             progress.va.store(va as u64, Relaxed);
         }
     }
@@ -127,7 +131,7 @@ pub(crate) fn run(
 ) -> Result<Outcome> {
     let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
     if !continues {
-        let frames = Frames::new()?;
+        let frames = PageSet::new()?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
             let running = Running::begin(None, 0, 0);

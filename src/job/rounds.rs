@@ -1,180 +1,288 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that found no room: which of them are tried again, in which order, and until when.
+//! Pages that wait are tried in rounds: which round comes next, and when it is enough.
 //!
-//! Locks: none of its own; nothing is locked or isolated between two chunks.
+//! Where full nodes change places, pages move only as fast as others make room for them. Example: node
+//! 0 and node 1 are full but for one page each and are to be swapped. The first pass moves what fits;
+//! a round takes pages of both nodes at a time, so that each page that moves makes room for another.
+//!
+//! Pure: this file knows no kernel type.
 
-use kernel::{
-    prelude::*,
-    time::{
-        delay::fsleep,
-        Delta, //
-    }, //
-};
-
-use crate::{
-    migrate::batch,
-    shim, //
-};
-
-use super::{
-    call::{
-        Call,
-        End,
-        Mode, //
+/// A round goes over all that waits, of all pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// Once more as before: pages have moved, so others may find room.
+    Again,
+    /// After the CPUs have brought their pages to the LRU lists, and waiting for pages that are locked.
+    Patient,
+    /// As that, reclaiming once more, and with large folios split for any room. `pause`: after a moment for
+    /// kswapd, which was woken and holds pages back while it works.
+    Last {
+        /// Whether to give kswapd that moment.
+        pause: bool,
     },
-    Running, //
-};
+}
 
-/// Pages that are tried at least when full nodes change places.
-const MIN_RESCUE_PAGES: u64 = 32;
+/// What a pass over the pages has left.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    /// Pages that moved in it.
+    pub(crate) moved: u64,
+    /// Pages without room.
+    pub(crate) no_memory: u64,
+    /// Other pages that wait.
+    pub(crate) busy: u64,
+}
 
-/// How long kswapd gets before pages without room are tried as a last resort.
-const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
+/// A round costs about an eighth of what it costs to move all that it tries. So it has to move more than
+/// this part of the pages without room for another one to come: else a call whose target gives a page back
+/// now and then would go on for ever.
+const WORTH: u64 = 64;
 
-/// How often it gets that.
-const MAX_MOMENTS: u32 = 8;
+/// Which rounds there have been.
+pub(crate) struct Rounds {
+    patient: bool,
+    last: bool,
+}
 
-/// Notes for `pair` that something was left behind from `at` on.
-pub(super) fn note_first(from: &mut [Option<usize>], pair: usize, at: usize) {
-    if let Some(from) = from.get_mut(pair) {
-        *from = Some(from.map_or(at, |first| first.min(at)));
+impl Rounds {
+    /// There has been the first pass only.
+    pub(crate) fn new() -> Self {
+        Self {
+            patient: false,
+            last: false,
+        }
+    }
+
+    /// The round after one, or after the first pass, that has left this.
+    pub(crate) fn next(&mut self, left: Left) -> Option<Round> {
+        // What is busy is not helped by others that moved.
+        let helped = left.no_memory > 0 && left.moved > left.no_memory / WORTH;
+        if helped && !self.last {
+            return Some(Round::Again);
+        }
+        if left.busy > 0 && !self.patient {
+            self.patient = true;
+            return Some(Round::Patient);
+        }
+        let first = !self.last && left.no_memory > 0;
+        self.last |= first;
+        (first || helped).then_some(Round::Last { pause: first })
     }
 }
 
-impl Call<'_> {
-    /// Tries large folios of `at..resume` again for which nodes are to be compacted, now that nothing
-    /// is isolated: a call that ends early would leave them behind. They were part of a batch that was
-    /// within the call's limit.
-    ///
-    /// # Errors
-    ///
-    /// Says why the call must end.
-    pub(super) fn try_wanted(&mut self, at: usize, resume: usize) -> Result<(), End> {
-        if !self.scratch.wants_room() {
-            return Ok(());
-        }
-        for pair in 0..self.order.lists.len() {
-            let short = self.short_from.get(pair).copied().flatten();
-            if short.is_some_and(|short| short <= at) {
-                self.chunk(at, resume, Mode::Rescue(pair))?;
-            }
-        }
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODES: usize = 3;
+
+    /// Nodes with free pages, and pages that are to move: each on a node, with the nodes that it may go
+    /// to, the best one first.
+    #[derive(Clone, Debug)]
+    struct Machine {
+        free: [u64; NODES],
+        waiting: Vec<(usize, Vec<usize>)>,
+        busy: u64,
+        moved: u64,
+        /// Free pages that another process takes at the end of a round, from the first node that has any.
+        thief: Vec<u64>,
     }
 
-    /// Tries once more what found no room.
-    ///
-    /// Where full nodes change places, pages can move only as fast as others make room for them.
-    /// So the pairs that were short take turns, each going on from where it first was short, until
-    /// a whole round has moved nothing. Then they are tried as a last resort: after a moment for
-    /// kswapd, which was woken and holds pages back while it works, with reclaim once more, with
-    /// large folios split, and with what could not be tried in its turn. That, too, goes on until a
-    /// round has moved nothing, and then once more from the start, but only so often, and only if
-    /// anything has moved since the last time.
-    ///
-    /// # Errors
-    ///
-    /// Says why the call must end before the last of them has been tried.
-    pub(super) fn rescue(&mut self, end: usize, running: &Running<'_>) -> Result<(), End> {
-        if self.order.dry_run || self.outcome.counts.no_memory() == 0 {
-            return Ok(());
-        }
-        let begun = self.outcome.counts.all_moved();
-        // A target may fault in pages on the old nodes faster than they move. That must end, too.
-        let goal = begun.saturating_add(self.outcome.counts.no_memory());
-        let mut ended = Ok(());
-        let (mut moments, mut moved_at_last) = (0, None);
-        while self.outcome.counts.all_moved() < goal {
-            let before = self.outcome.counts.all_moved();
-            for pair in 0..self.order.lists.len() {
-                ended = ended.and_then(|()| self.rescue_pair(pair, end, goal));
-                running.show(&self.outcome.counts, end);
+    impl Machine {
+        /// Goes once over what waits, in batches of `batch` pages. A batch is tried until it stands still,
+        /// as pages that move free others.
+        fn round(&mut self, batch: usize) -> u64 {
+            let before = self.moved;
+            let mut left = Vec::new();
+            for pages in std::mem::take(&mut self.waiting).chunks(batch) {
+                let mut pages = pages.to_vec();
+                loop {
+                    let count = pages.len();
+                    pages.retain(|(on, to)| {
+                        let Some(&to) = to.iter().find(|&&to| self.free[to] > 0) else {
+                            return true;
+                        };
+                        self.free[to] -= 1;
+                        self.free[*on] += 1;
+                        self.moved += 1;
+                        false
+                    });
+                    if pages.len() == count {
+                        break;
+                    }
+                }
+                left.extend(pages);
             }
-            if ended.is_err() {
-                break;
-            }
-            if self.outcome.counts.all_moved() > before {
-                continue;
-            }
-            if moved_at_last == Some(before) || moments >= MAX_MOMENTS {
-                break;
-            }
-            moments = moments.saturating_add(1);
-            moved_at_last = Some(before);
-            self.last_resort = true;
-            self.scratch.try_anew();
-            for (pair, passed) in self.passed_from.iter_mut().enumerate() {
-                if let Some(at) = passed.take() {
-                    note_first(&mut self.short_from, pair, at);
+            self.waiting = left;
+            if let Some(mut taken) = self.thief.pop() {
+                for free in &mut self.free {
+                    let take = taken.min(*free);
+                    *free -= take;
+                    taken -= take;
                 }
             }
-            fsleep(KSWAPD_MOMENT);
-            // After the pause, as what runs in it fills the caches of the LRU lists again.
-            shim::folio::drain_lru();
-            ended = self.pause(false);
-            if ended.is_err() {
-                break;
+            self.moved - before
+        }
+
+        /// The first pass, and all rounds after it. Returns how many there were.
+        fn run(&mut self, batch: usize) -> usize {
+            let mut rounds = Rounds::new();
+            let mut moved = self.round(batch);
+            for count in 0.. {
+                let left = Left {
+                    moved,
+                    no_memory: self.waiting.len() as u64,
+                    busy: self.busy,
+                };
+                if rounds.next(left).is_none() {
+                    return count;
+                }
+                moved = self.round(batch);
             }
+            unreachable!()
         }
-        ended = ended.and_then(|()| self.look_again(end));
-        if ended.is_err() {
-            // The same call again goes on from the first page that may still move.
-            let left = [&self.short_from, &self.passed_from];
-            let first = left.iter().flat_map(|from| from.iter()).flatten().min();
-            self.outcome.resume = first.copied().unwrap_or(end);
+
+        fn could_move(&self) -> bool {
+            let mut pages = self.waiting.iter();
+            pages.any(|(_, to)| to.iter().any(|&to| self.free[to] > 0))
         }
-        ended
     }
 
-    /// Goes on with one pair for as long as there is room, up to `goal` moved pages in all.
-    fn rescue_pair(&mut self, pair: usize, end: usize, goal: u64) -> Result<(), End> {
-        while let Some(at) = self.short_from.get(pair).copied().flatten() {
-            if let Some(from) = self.short_from.get_mut(pair) {
-                *from = None;
-            }
-            let before = self.outcome.counts.all_moved();
-            let walked = self.chunk(at, end, Mode::Rescue(pair));
-            let Some(from) = self.short_from.get_mut(pair) else {
-                break;
-            };
-            let full = from.is_some();
-            if !full {
-                *from = Some(*walked.as_ref().unwrap_or(&at)).filter(|&at| at < end);
-            }
-            walked?;
-            let moved = self.outcome.counts.all_moved();
-            self.rescue_pages = if full {
-                // To take many off their lists for the sake of a few would cost more than to move.
-                let room = moved.saturating_sub(before).saturating_mul(2);
-                room.clamp(MIN_RESCUE_PAGES, batch::MAX_PAGES)
-            } else {
-                (self.rescue_pages.saturating_mul(2)).min(batch::MAX_PAGES)
-            };
-            if moved >= goal {
-                break;
-            }
-            self.pause(false)?;
-            if full && moved == before {
-                // The turn of the next pair.
-                break;
-            }
+    /// Calls `f` with each way to choose `N` numbers below `below`.
+    fn each<const N: usize>(below: u64, mut f: impl FnMut([u64; N])) {
+        for code in 0..below.pow(N as u32) {
+            let mut rest = code;
+            f(std::array::from_fn(|_| {
+                let digit = rest % below;
+                rest /= below;
+                digit
+            }));
         }
-        Ok(())
     }
 
-    /// Counts anew what is still without room: a page that moved when it was met again had been
-    /// counted before, and others stay for another reason by now.
-    fn look_again(&mut self, end: usize) -> Result<(), End> {
-        if self.incomplete || self.outcome.counts.no_memory() == 0 {
-            return Ok(());
+    /// All maps of three nodes, with and without fallback, all fillings with up to three pages, and all
+    /// amounts of free pages.
+    fn each_machine(mut f: impl FnMut(Machine)) {
+        each::<3>(4, |to| {
+            each::<3>(4, |pages| {
+                each::<3>(3, |free| {
+                    for fallback in [false, true] {
+                        let mut waiting = Vec::new();
+                        for on in 0..NODES {
+                            let named = to[on] as usize;
+                            if named >= NODES || named == on {
+                                continue;
+                            }
+                            let mut list = vec![named];
+                            if fallback {
+                                let others = to.iter().map(|&to| to as usize);
+                                list.extend(others.filter(|&n| n < NODES && n != on && n != named));
+                            }
+                            for _ in 0..pages[on] {
+                                waiting.push((on, list.clone()));
+                            }
+                        }
+                        f(Machine {
+                            free,
+                            waiting,
+                            busy: 0,
+                            moved: 0,
+                            thief: Vec::new(),
+                        });
+                    }
+                });
+            });
+        });
+    }
+
+    #[test]
+    fn nothing_waits_where_there_is_room() {
+        each_machine(|machine| {
+            for batch in [1, 2, 100] {
+                let mut end = machine.clone();
+                end.run(batch);
+                assert!(!end.could_move(), "{machine:?} ends as {end:?}");
+                let all = end.moved as usize + end.waiting.len();
+                assert_eq!(all, machine.waiting.len());
+                assert_eq!(end.free.iter().sum::<u64>(), machine.free.iter().sum());
+            }
+        });
+    }
+
+    #[test]
+    fn it_ends_soon_whoever_takes_the_room() {
+        each::<4>(3, |thief| {
+            each_machine(|mut machine| {
+                machine.thief = thief.to_vec();
+                let pages = machine.waiting.len();
+                // Each round but the last two has moved a page.
+                assert!(machine.run(2) <= pages + 2);
+            });
+        });
+    }
+
+    /// Three full nodes in a circle, with one free page on one of them: one batch moves all.
+    #[test]
+    fn a_circle_of_full_nodes_needs_one_round() {
+        let mut machine = Machine {
+            free: [0, 0, 1],
+            waiting: (0..30).map(|i| (i % 3, vec![(i + 1) % 3])).collect(),
+            busy: 0,
+            moved: 0,
+            thief: Vec::new(),
+        };
+        machine.round(30);
+        assert_eq!(machine.moved, 30);
+    }
+
+    #[test]
+    fn what_is_busy_is_tried_once_more() {
+        let mut rounds = Rounds::new();
+        let busy = Left {
+            moved: 7,
+            no_memory: 0,
+            busy: 1,
+        };
+        assert_eq!(rounds.next(busy), Some(Round::Patient));
+        assert_eq!(rounds.next(busy), None);
+    }
+
+    #[test]
+    fn kswapd_gets_one_moment() {
+        let mut rounds = Rounds::new();
+        let full = |moved| Left {
+            moved,
+            no_memory: 9,
+            busy: 1,
+        };
+        assert_eq!(rounds.next(full(1)), Some(Round::Again));
+        assert_eq!(rounds.next(full(0)), Some(Round::Patient));
+        assert_eq!(rounds.next(full(1)), Some(Round::Again));
+        assert_eq!(rounds.next(full(0)), Some(Round::Last { pause: true }));
+        assert_eq!(rounds.next(full(1)), Some(Round::Last { pause: false }));
+        assert_eq!(rounds.next(full(0)), None);
+        assert_eq!(Rounds::new().next(Left::default()), None);
+    }
+
+    /// However few pages move in each round, all rounds together cost no more than a part of what it
+    /// costs to move them: each page that is tried in vain has a part of a page that moved.
+    #[test]
+    fn rounds_end_soon() {
+        for few in [1, 2, 10, 1000] {
+            let mut rounds = Rounds::new();
+            let (mut waiting, mut moved, mut tried, mut all) = (100_000u64, few, 0, few);
+            while let Some(_) = rounds.next(Left {
+                moved,
+                no_memory: waiting,
+                busy: 0,
+            }) {
+                tried += waiting;
+                moved = few.min(waiting);
+                waiting -= moved;
+                all += moved;
+            }
+            assert!(tried <= 2 * 100_000 + WORTH * all, "{few}: {tried}, {all}");
         }
-        let mut at = self.order.range.start;
-        while at < end {
-            at = self.chunk(at, end, Mode::LastLook)?;
-            self.pause(at >= end)?;
-        }
-        self.outcome.counts.settle_no_memory(&self.remnant);
-        Ok(())
     }
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A batch: the folios that one chunk of the walk found worth moving, and what became of them.
+//! A batch: the folios that are moved at a time, where they are mapped, and what became of them.
+//!
+//! A walk fills it with runs of mapped pages. Most are of folios that it has isolated, each of which has
+//! one entry, however often it is met. When the folios have been moved, each run is counted by what
+//! became of its pages. Example: a large folio of four pages is mapped twice; the kernel splits it and
+//! moves the first two. It has one entry, two runs, and two parts: of the first run two pages have moved
+//! and two wait, of the second run two had moved already and two wait.
 
 use kernel::prelude::*;
 
@@ -15,60 +21,102 @@ use crate::{
 /// Most base pages of a batch; the last folio may pass it.
 pub(crate) const MAX_PAGES: u64 = 1024;
 
-/// Slots of the hash table: a power of two, large enough that it never fills up.
-const SLOTS: usize = 4096;
+/// Most folios of a batch.
+const MAX_FOLIOS: usize = MAX_PAGES as usize;
+
+/// Folios that the first batch of a call may have. Most calls on small processes need no more, and
+/// memory for more would cost them as much as the rest of the call.
+const FIRST_FOLIOS: usize = 128;
+
+/// Runs for each folio that there is room for. A folio may have any number of them, and where there are
+/// more, the batch is full.
+const RUNS_EACH: usize = 2;
+
+/// Slots of the hash table for each folio that there is room for: so many that it never fills up. A
+/// power of two, as the numbers of folios are.
+const SLOTS_EACH: usize = 4;
+
+/// No folio: an empty slot, or a run whose folio could not be isolated.
 const NO_ENTRY: u16 = u16::MAX;
 
 /// Folios are powers of two of pages, up to this one.
 const MAX_ORDER: u32 = 18;
 
-/// The reasons for which a folio that was tried may stay.
-const TRIED: [Reason; 4] = [
-    Reason::Busy,
-    Reason::Pinned,
-    Reason::Unmovable,
-    Reason::NoMemory,
-];
+/// VMAs that are remembered whose files have pages to write.
+const MAX_UNWRITTEN: usize = 64;
+
+/// What became of a folio, or of a part of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It neither moved nor stays: its process has given it back.
+    Gone,
+    /// It has moved, with `fallback` to another node than the named one.
+    Moved { fallback: bool },
+    /// It stays.
+    Left(Reason),
+    /// It was split, and its parts have fates of their own; those without one are gone.
+    InParts,
+}
 
 /// One folio.
 struct Entry {
     pfn: usize,
-    nr_pages: u64,
-    pair: usize,
-    /// Pages of it that the walk met for the first time.
-    counted: u64,
-    /// Pages of it that the walk met again.
-    again: u64,
-    /// The first page that was met, and the page after the last that was met for the first time.
-    first_index: usize,
-    next_index: usize,
+    nr_pages: usize,
+    pair: u16,
     /// The last attempt to find a place for it, or for a part of it, failed.
     no_room: bool,
-    /// Pages that moved, and those of them that went to another node than the named one.
-    moved: u64,
-    fallback: u64,
-    /// Pages that stay, by reason, as in [`TRIED`].
-    left: [u64; TRIED.len()],
+    fate: Fate,
+    /// The page after the last one that was met for the first time.
+    next_index: usize,
     /// The first address of the VMA where it was met, if it can move only when it has been written.
     holds: Option<usize>,
 }
 
-impl Entry {
-    /// How many pages of the folio, or of a part of it, the walk has met. When it has been split,
-    /// there may be parts that the walk has not met.
-    fn met(&self, pfn: usize, nr_pages: usize) -> u64 {
-        let index = pfn.saturating_sub(self.pfn);
-        let met = index.saturating_add(nr_pages).min(self.next_index);
-        met.saturating_sub(index.max(self.first_index)) as u64
-    }
+/// Pages of a folio that are mapped one after the other.
+struct Run {
+    /// Number of the first one in the address space.
+    page: usize,
+    /// Its position in the folio.
+    index: u32,
+    len: u32,
+    entry: u16,
+    pair: u16,
+    /// They have been met before, through another mapping.
+    again: bool,
 }
 
-/// Frames of a folio, or of a part of one that was split, that stay for the same reason.
-struct Piece {
-    pair: usize,
+/// A part of a folio that was split.
+struct Part {
     pfn: usize,
     nr_pages: usize,
-    reason: Reason,
+    fate: Fate,
+}
+
+/// A pair as it is kept. There are no more pairs than nodes, whose numbers are as short.
+fn short(pair: usize) -> u16 {
+    u16::try_from(pair).unwrap_or(u16::MAX)
+}
+
+/// A run of pages that a walk was shown.
+pub(crate) struct Found {
+    /// Number of the first one in the address space.
+    pub(crate) page: usize,
+    /// The first frame of their folio, and its pages.
+    pub(crate) pfn: usize,
+    pub(crate) nr_pages: usize,
+    /// Position of the first one in the folio.
+    pub(crate) index: usize,
+    /// Pages of the run.
+    pub(crate) mapped: usize,
+}
+
+/// Pages that stay, and may be tried again.
+pub(crate) struct Wait {
+    /// Number of the first one in the address space, and how many.
+    pub(crate) page: usize,
+    pub(crate) nr_pages: usize,
+    pub(crate) pair: usize,
+    pub(crate) reason: Reason,
 }
 
 /// Isolated folios of a batch.
@@ -90,49 +138,64 @@ impl Lists {
     }
 }
 
-/// Folios found by one chunk of the walk.
+/// Folios that are moved at a time.
 ///
 /// # Invariants
 ///
-/// Each slot holds [`NO_ENTRY`] or an index into `entries`, whose capacity is [`MAX_PAGES`].
+/// Each slot holds [`NO_ENTRY`] or an index into `entries`. There are [`SLOTS_EACH`] slots for each entry
+/// that there is room for, and their number is a power of two.
 pub(crate) struct Batch {
     entries: KVVec<Entry>,
     slots: KVVec<u16>,
-    /// Base pages that were met for the first time.
+    runs: KVVec<Run>,
+    /// Base pages of its folios that were met for the first time.
     pages: u64,
     /// Base pages of its folios.
     size: u64,
-    /// What was tried and stays.
-    pieces: KVVec<Piece>,
-    /// There was no memory to note one of these.
-    forgot: bool,
+    /// Parts of those that were split.
+    parts: KVVec<Part>,
     /// VMAs, by their first address, of whose files pages stay because they have yet to be written.
     unwritten: KVVec<usize>,
 }
 
-/// VMAs of which that is remembered.
-const MAX_UNWRITTEN: usize = 64;
-
 impl Batch {
-    /// Makes an empty batch with room for all that a chunk may find.
+    /// Makes an empty batch.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
-        // INVARIANT: All slots are empty.
-        Ok(Self {
-            entries: KVVec::with_capacity(MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
-            slots: KVVec::from_elem(NO_ENTRY, SLOTS, GFP_KERNEL_ACCOUNT)?,
+        let mut batch = Self {
+            entries: KVVec::new(),
+            slots: KVVec::new(),
+            runs: KVVec::new(),
             pages: 0,
             size: 0,
-            pieces: KVVec::new(),
-            forgot: false,
-            unwritten: KVVec::with_capacity(MAX_UNWRITTEN, GFP_KERNEL_ACCOUNT)?,
-        })
+            parts: KVVec::new(),
+            unwritten: KVVec::new(),
+        };
+        batch.make_room_for(FIRST_FOLIOS)?;
+        Ok(batch)
     }
 
-    /// Base pages in it that were met for the first time.
+    /// Makes room for so many folios. The batch must be empty.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; it stays as it is then.
+    fn make_room_for(&mut self, folios: usize) -> Result {
+        let gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        let entries = KVVec::with_capacity(folios, gfp)?;
+        let runs = KVVec::with_capacity(RUNS_EACH.saturating_mul(folios), gfp)?;
+        let slots = SLOTS_EACH.saturating_mul(entries.capacity());
+        // INVARIANT: All slots are empty. A number of slots below a power of two is rounded up.
+        self.slots = KVVec::from_elem(NO_ENTRY, slots.next_power_of_two(), gfp)?;
+        self.entries = entries;
+        self.runs = runs;
+        Ok(())
+    }
+
+    /// Base pages of its folios that were met, each counted once.
     pub(crate) fn pages(&self) -> u64 {
         self.pages
     }
@@ -142,28 +205,44 @@ impl Batch {
         self.size
     }
 
-    /// Whether there is nothing in it.
+    /// Folios that it has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity().min(MAX_FOLIOS)
+    }
+
+    /// Whether no page has been met.
     pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether nothing is isolated for it.
+    pub(crate) fn has_no_folio(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether its folios have `limit` pages, or there is no room for another one.
+    pub(crate) fn is_full(&self, limit: u64) -> bool {
+        self.size >= limit.min(MAX_PAGES) || self.entries.len() >= self.capacity()
+    }
+
+    /// Whether there is room for another run.
+    pub(crate) fn has_room_for_run(&self) -> bool {
+        self.runs.len() < self.runs.capacity()
     }
 
     /// The slot of a frame, or the empty one where it would go.
     fn slot(&self, pfn: usize) -> usize {
+        let mask = self.slots.len().wrapping_sub(1);
         let hash = (pfn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let mut slot = hash as usize % SLOTS;
+        let mut slot = hash as usize & mask;
         // There are more slots than entries, so an empty one ends this.
         while let Some(&entry) = self.slots.get(slot) {
             match self.entries.get(usize::from(entry)) {
-                Some(found) if found.pfn != pfn => slot = (slot + 1) % SLOTS,
+                Some(found) if found.pfn != pfn => slot = slot.wrapping_add(1) & mask,
                 _ => break,
             }
         }
         slot
-    }
-
-    fn find(&mut self, pfn: usize) -> Option<&mut Entry> {
-        let entry = *self.slots.get(self.slot(pfn))?;
-        self.entries.get_mut(usize::from(entry))
     }
 
     /// The number of the folio that has or had this frame.
@@ -172,71 +251,73 @@ impl Batch {
             let head = pfn & !((1usize << order) - 1);
             let number = *self.slots.get(self.slot(head))?;
             let entry = self.entries.get(usize::from(number))?;
-            (((pfn - head) as u64) < entry.nr_pages).then_some(number)
+            (pfn.wrapping_sub(head) < entry.nr_pages).then_some(number)
         })
     }
 
-    /// The entry of the folio that has or had this frame.
-    fn find_covering(&mut self, pfn: usize) -> Option<&mut Entry> {
-        let number = self.number(pfn)?;
-        self.entries.get_mut(usize::from(number))
+    fn push_run(&mut self, found: &Found, entry: u16, pair: u16, again: bool) {
+        let (index, len) = (u32::try_from(found.index), u32::try_from(found.mapped));
+        // Both are at most the pages of a gigantic folio. The caller has seen that there is room.
+        let _ = self.runs.push_within_capacity(Run {
+            page: found.page,
+            index: index.unwrap_or(u32::MAX),
+            len: len.unwrap_or(u32::MAX),
+            entry,
+            pair,
+            again,
+        });
     }
 
-    /// Notes that a folio was met that may be in the batch. Returns whether it is.
+    /// Notes a run of pages if its folio is in the batch. Returns whether it is.
     ///
-    /// Pages after those met so far are new, as a mapping is walked upwards; others are met again.
-    pub(crate) fn meet(&mut self, pfn: usize, index: usize, mapped: usize) -> bool {
-        let Some(entry) = self.find(pfn) else {
+    /// Pages after those met so far are new, as a mapping is walked upwards; others are met again. There
+    /// must be room for a run.
+    pub(crate) fn meet(&mut self, found: &Found) -> bool {
+        let Some(&number) = self.slots.get(self.slot(found.pfn)) else {
             return false;
         };
-        let pages = mapped as u64;
-        if index >= entry.next_index {
-            entry.next_index = index.saturating_add(mapped);
-            entry.counted = entry.counted.saturating_add(pages);
-            self.pages = self.pages.saturating_add(pages);
-        } else {
-            entry.again = entry.again.saturating_add(pages);
+        let Some(entry) = self.entries.get_mut(usize::from(number)) else {
+            return false;
+        };
+        let again = found.index < entry.next_index;
+        let pair = entry.pair;
+        if !again {
+            entry.next_index = found.index.saturating_add(found.mapped);
+            self.pages = self.pages.saturating_add(found.mapped as u64);
         }
+        self.push_run(found, number, pair, again);
         true
     }
 
-    /// Adds a folio that is not in the batch. There must be fewer than [`MAX_PAGES`] pages in it.
-    pub(crate) fn add(
-        &mut self,
-        pfn: usize,
-        nr_pages: usize,
-        index: usize,
-        mapped: usize,
-        pair: usize,
-        holds: Option<usize>,
-    ) -> Result {
-        let at = u16::try_from(self.entries.len())?;
-        let slot = self.slot(pfn);
-        let pages = mapped as u64;
+    /// Adds a run of pages and their folio, which has been isolated and is not in the batch. The batch
+    /// must not be full, and there must be room for a run.
+    pub(crate) fn add(&mut self, found: &Found, pair: usize, holds: Option<usize>) {
+        let pair = short(pair);
+        let slot = self.slot(found.pfn);
+        let number = u16::try_from(self.entries.len()).unwrap_or(NO_ENTRY);
         let entry = Entry {
-            pfn,
-            nr_pages: nr_pages as u64,
+            pfn: found.pfn,
+            nr_pages: found.nr_pages,
             pair,
-            counted: pages,
-            again: 0,
-            first_index: index,
-            next_index: index.saturating_add(mapped),
             no_room: false,
-            moved: 0,
-            fallback: 0,
-            left: [0; TRIED.len()],
+            fate: Fate::Gone,
+            next_index: found.index.saturating_add(found.mapped),
             holds,
         };
-        self.entries
-            .push_within_capacity(entry)
-            .map_err(|_| ENOMEM)?;
-        if let Some(slot) = self.slots.get_mut(slot) {
-            // INVARIANT: `at` is the index of the entry just pushed.
-            *slot = at;
+        if self.entries.push_within_capacity(entry).is_ok() {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                // INVARIANT: It is the index of the entry just pushed.
+                *slot = number;
+            }
         }
-        self.pages = self.pages.saturating_add(pages);
-        self.size = self.size.saturating_add(nr_pages as u64);
-        Ok(())
+        self.push_run(found, number, pair, false);
+        self.pages = self.pages.saturating_add(found.mapped as u64);
+        self.size = self.size.saturating_add(found.nr_pages as u64);
+    }
+
+    /// Adds a run of pages whose folio somebody else has. There must be room for a run.
+    pub(crate) fn pass(&mut self, found: &Found, pair: usize) {
+        self.push_run(found, NO_ENTRY, short(pair), false);
     }
 
     /// Notes whether a place was found for a folio, by its number, or for a part of it.
@@ -246,49 +327,62 @@ impl Batch {
         }
     }
 
+    fn note(&mut self, number: u16, pfn: usize, nr_pages: usize, fate: Fate) {
+        let Some(entry) = self.entries.get_mut(usize::from(number)) else {
+            return;
+        };
+        if nr_pages >= entry.nr_pages {
+            entry.fate = fate;
+            return;
+        }
+        // One part could not be noted: then all stays, and is found to have moved when it is met again.
+        if matches!(entry.fate, Fate::Left(_)) {
+            return;
+        }
+        let part = Part {
+            pfn,
+            nr_pages,
+            fate,
+        };
+        entry.fate = match self.parts.push(part, GFP_KERNEL_ACCOUNT | __GFP_NOWARN) {
+            Ok(()) => Fate::InParts,
+            Err(_) => Fate::Left(Reason::Busy),
+        };
+    }
+
     /// Notes that a folio, by its number, or a part of it from `pfn` on, has moved; with `fallback` to
     /// another node than the named one.
     pub(crate) fn note_moved(&mut self, number: u16, pfn: usize, nr_pages: usize, fallback: bool) {
-        if let Some(entry) = self.entries.get_mut(usize::from(number)) {
-            let pages = entry.met(pfn, nr_pages);
-            entry.moved = entry.moved.saturating_add(pages);
-            if fallback {
-                entry.fallback = entry.fallback.saturating_add(pages);
-            }
-        }
+        self.note(number, pfn, nr_pages, Fate::Moved { fallback });
     }
 
     /// Notes that a folio, or a part of one, stays. [`Reason::Busy`] becomes
     /// [`Reason::NoMemory`] where the last attempt found no room.
     pub(crate) fn note_left(&mut self, pfn: usize, nr_pages: usize, reason: Reason) {
-        let Some(entry) = self.find_covering(pfn) else {
+        let Some(number) = self.number(pfn) else {
             return;
         };
-        let reason = match reason {
-            Reason::Busy if entry.no_room => Reason::NoMemory,
-            reason => reason,
+        let no_room = |entry: &Entry| entry.no_room;
+        let fate = match reason {
+            Reason::Gone => Fate::Gone,
+            Reason::Busy if self.entries.get(usize::from(number)).is_some_and(no_room) => {
+                Fate::Left(Reason::NoMemory)
+            }
+            reason => Fate::Left(reason),
         };
-        let met = entry.met(pfn, nr_pages);
-        for (left, _) in entry
-            .left
-            .iter_mut()
-            .zip(TRIED)
-            .filter(|(_, tried)| *tried == reason)
-        {
-            *left = left.saturating_add(met);
-        }
-        let pair = entry.pair;
-        if met > 0 {
-            self.note_piece(pair, pfn, nr_pages, reason);
-        }
+        self.note(number, pfn, nr_pages, fate);
     }
 
     /// Notes that a folio that stays has yet to be written by its file system.
     pub(crate) fn note_unwritten(&mut self, pfn: usize) {
-        let holds = self.find_covering(pfn).and_then(|entry| entry.holds);
+        let number = self.number(pfn).map(usize::from);
+        let entry = number.and_then(|number| self.entries.get(number));
+        let holds = entry.and_then(|entry| entry.holds);
         if let Some(start) = holds.filter(|start| !self.unwritten.contains(start)) {
             // Of more files than these, a later call has pages to write.
-            let _ = self.unwritten.push_within_capacity(start);
+            if self.unwritten.len() < MAX_UNWRITTEN {
+                let _ = self.unwritten.push(start, GFP_KERNEL_ACCOUNT);
+            }
         }
     }
 
@@ -297,87 +391,89 @@ impl Batch {
         core::mem::take(&mut self.unwritten)
     }
 
-    fn note_piece(&mut self, pair: usize, pfn: usize, nr_pages: usize, reason: Reason) {
-        let next = |last: &Piece| last.pfn.checked_add(last.nr_pages);
-        if let Some(last) = self
-            .pieces
-            .last_mut()
-            .filter(|last| last.pair == pair && last.reason == reason && next(last) == Some(pfn))
-        {
-            last.nr_pages = last.nr_pages.saturating_add(nr_pages);
-            return;
-        }
-        let piece = Piece {
-            pair,
-            pfn,
-            nr_pages,
-            reason,
-        };
-        self.forgot |= self.pieces.push(piece, GFP_KERNEL_ACCOUNT).is_err();
-    }
-
-    /// Counts what became of each folio, by reason and by pair, and empties the batch.
-    ///
-    /// Pages that neither moved nor stay have been given back by their process. In a `dry_run` nothing
-    /// was tried, and all would move.
-    ///
-    /// Calls `stayed` with the pair, the first frame and the number of pages of what was tried and
-    /// stays, and why. Returns whether that was all.
-    pub(crate) fn settle(
-        &mut self,
-        dry_run: bool,
-        counts: &mut Counts,
-        by_pair: &mut [u64],
-        mut stayed: impl FnMut(usize, usize, usize, Reason),
-    ) -> bool {
-        for piece in self.pieces.iter() {
-            stayed(piece.pair, piece.pfn, piece.nr_pages, piece.reason);
-        }
-        let complete = !self.forgot;
-        for entry in self.entries.iter() {
-            // There may be holes between the pages that the walk met, so that the sums are too large.
-            // What stays comes first: to be told of too much of it costs a repeated call, no more.
-            let mut rest = entry.counted;
-            let mut first = None;
-            for (&left, reason) in entry.left.iter().zip(TRIED) {
-                let left = left.min(rest);
-                if left > 0 {
-                    rest = rest.saturating_sub(left);
-                    first = first.or(Some(reason));
-                    counts.stay(reason, left);
-                }
-            }
-            let moved = if dry_run { rest } else { rest.min(entry.moved) };
-            counts.stay(Reason::Gone, rest.saturating_sub(moved));
-            counts.moved(moved, moved.min(entry.fallback));
-            if let Some(pages) = by_pair.get_mut(entry.pair) {
-                *pages = pages.saturating_add(moved);
-            }
-            let again = match first {
-                _ if moved > 0 => Reason::AlreadyMoved,
-                Some(reason) => reason,
-                None => Reason::Gone,
-            };
-            counts.stay(again, entry.again);
-        }
-        self.clear();
-        complete
-    }
-
-    /// Calls `f` with the first frame and the number of pages of each folio.
+    /// Notes of each folio that it would have moved, and calls `f` with its first frame and its pages.
     ///
     /// # Errors
     ///
     /// The first that `f` returns.
-    pub(crate) fn try_for_each(&self, mut f: impl FnMut(usize, usize) -> Result) -> Result {
-        for entry in self.entries.iter() {
-            f(entry.pfn, usize::try_from(entry.nr_pages)?)?;
+    pub(crate) fn imagine(&mut self, f: impl Fn(usize, usize) -> Result) -> Result {
+        let mut done = Ok(());
+        for entry in self.entries.iter_mut() {
+            entry.fate = Fate::Moved { fallback: false };
+            done = done.and_then(|()| f(entry.pfn, entry.nr_pages));
         }
-        Ok(())
+        done
     }
 
-    /// Empties the batch without counting anything.
+    /// Counts what became of each page, by reason and by pair, and empties the batch. Calls `wait` with
+    /// the pages that stay, but may be tried again; it counts them.
+    pub(crate) fn settle(
+        &mut self,
+        counts: &mut Counts,
+        by_pair: &mut [u64],
+        mut wait: impl FnMut(&mut Counts, Wait),
+    ) {
+        for run in self.runs.iter() {
+            let each = |offset: usize, nr_pages: usize, fate: Fate| {
+                let pages = nr_pages as u64;
+                match fate {
+                    Fate::Gone | Fate::InParts => counts.stay(Reason::Gone, pages),
+                    Fate::Moved { .. } if run.again => counts.stay(Reason::AlreadyMoved, pages),
+                    Fate::Moved { fallback } => {
+                        counts.moved(pages, fallback);
+                        if let Some(sum) = by_pair.get_mut(usize::from(run.pair)) {
+                            *sum = sum.saturating_add(pages);
+                        }
+                    }
+                    Fate::Left(reason) if reason.may_change() => wait(
+                        counts,
+                        Wait {
+                            page: run.page.saturating_add(offset),
+                            nr_pages,
+                            pair: usize::from(run.pair),
+                            reason,
+                        },
+                    ),
+                    Fate::Left(reason) => counts.stay(reason, pages),
+                }
+            };
+            self.fates(run, each);
+        }
+        self.clear();
+    }
+
+    /// Calls `each` with the fates of the pages of a run, and where they begin within it.
+    fn fates(&self, run: &Run, mut each: impl FnMut(usize, usize, Fate)) {
+        let len = run.len as usize;
+        let Some(entry) = self.entries.get(usize::from(run.entry)) else {
+            return each(0, len, Fate::Left(Reason::Busy));
+        };
+        if entry.fate != Fate::InParts {
+            return each(0, len, entry.fate);
+        }
+        let first = entry.pfn.saturating_add(run.index as usize);
+        let end = first.saturating_add(len);
+        let mut rest = len;
+        for part in self.parts.iter() {
+            let from = part.pfn.max(first);
+            let nr_pages = part
+                .pfn
+                .saturating_add(part.nr_pages)
+                .min(end)
+                .saturating_sub(from);
+            if nr_pages > 0 {
+                each(from.saturating_sub(first), nr_pages, part.fate);
+                rest = rest.saturating_sub(nr_pages);
+            }
+        }
+        if rest > 0 {
+            each(0, rest, Fate::Gone);
+        }
+    }
+
+    /// Empties the batch, and makes room for a larger one if it was full.
     pub(crate) fn clear(&mut self) {
+        let full = self.is_full(MAX_PAGES) || !self.has_room_for_run();
         // The last entry first: no other one was placed behind it.
         while let Some(pfn) = self.entries.last().map(|entry| entry.pfn) {
             let slot = self.slot(pfn);
@@ -386,9 +482,13 @@ impl Batch {
             }
             self.entries.pop();
         }
+        self.runs.clear();
+        self.parts.clear();
         self.pages = 0;
         self.size = 0;
-        self.pieces.clear();
-        self.forgot = false;
+        if full && self.capacity() < MAX_FOLIOS {
+            // Without memory for it, batches stay small.
+            let _ = self.make_room_for(MAX_FOLIOS);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod place;
 mod run;
 
 pub(crate) use run::{
+    Attempt,
     Migration,
     Scratch, //
 };

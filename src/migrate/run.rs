@@ -19,8 +19,8 @@ use crate::{
             NewFolio,
             Source, //
         },
-        frames::Frames,
-        node, //
+        node,
+        page_set::PageSet, //
     },
     target::Mems, //
 };
@@ -76,14 +76,25 @@ struct Placed {
     fallback: bool,
 }
 
+/// How hard a batch is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// Without waiting for folios that others have locked.
+    Quick,
+    /// With waiting for them.
+    Patient,
+    /// As that, and large folios are split even where not all of their pages have room.
+    Last,
+}
+
 /// Moves the folios of a batch to where the map says.
 pub(crate) struct Migration<'a> {
     map: &'a Map,
     mems: &'a Mems,
-    frames: &'a Frames,
+    frames: &'a PageSet,
     batch: &'a mut Batch,
     strict: bool,
-    last_resort: bool,
+    attempt: Attempt,
     scratch: &'a mut Scratch,
     /// Some folio found no room in this pass.
     short: bool,
@@ -94,6 +105,8 @@ pub(crate) struct Migration<'a> {
 /// Memory that is used for one batch after the other.
 pub(crate) struct Scratch {
     placed: KVVec<Placed>,
+    /// It was full: the kernel has split folios by itself. They are tried again, when it is larger.
+    cramped: bool,
     places: Places,
     nodes: KVVec<u8>,
     batches: u32,
@@ -111,18 +124,44 @@ impl Scratch {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            // Enough for a batch, whose last folio may be a huge page in pieces: to grow it where
-            // folios are locked may fail.
-            placed: KVVec::with_capacity(2 * batch::MAX_PAGES as usize, GFP_KERNEL_ACCOUNT)?,
+            placed: KVVec::new(),
+            cramped: false,
             places: Places::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
-            wants: KVVec::with_capacity(MAX_WANTS, GFP_KERNEL_ACCOUNT)?,
-            reserve: KVVec::with_capacity(MAX_WANTS, GFP_KERNEL_ACCOUNT)?,
+            wants: KVVec::new(),
+            reserve: KVVec::new(),
             parked: FolioList::new()?,
             sorted: FolioList::new()?,
             hand: FolioList::new()?,
         })
+    }
+
+    /// Gets the memory to move a batch of so many folios. Nothing may be isolated: the kernel may reclaim
+    /// or compact for it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn prepare(&mut self, folios: usize, attempt: Attempt) -> Result {
+        // A batch whose last folio is a huge page, all in pieces.
+        let most = 2 * batch::MAX_PAGES as usize;
+        let cramped = core::mem::take(&mut self.cramped);
+        let folios = if cramped || attempt != Attempt::Quick {
+            most
+        } else {
+            folios.saturating_mul(2).min(most)
+        };
+        let more = folios.saturating_sub(self.placed.len());
+        Ok(self.placed.reserve(more, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Whether a folio of so many pages may be split, beside those that are to be split.
+    fn has_room_for_pieces(&mut self, nr_pages: usize) -> bool {
+        let taken = self.placed.len().saturating_add(self.places.all_promised());
+        let has = taken.saturating_add(nr_pages) <= self.placed.capacity();
+        self.cramped |= !has;
+        has
     }
 
     /// Forgets which nodes reclaim did not help.
@@ -144,8 +183,8 @@ impl Scratch {
         while let Some(want) = self.wants.pop() {
             let found = folio::allocate(want.node, want.order, want.hugetlb, Effort::Light);
             match found {
-                // There is room for as many as can be wanted.
-                Some(folio) => drop(self.reserve.push_within_capacity((want, folio))),
+                // Without memory for it, it is given back, and is there to be found.
+                Some(folio) => drop(self.reserve.push((want, folio), GFP_KERNEL_ACCOUNT)),
                 None => self.mark(want.node, TIRED_LARGE),
             }
         }
@@ -163,8 +202,8 @@ impl Scratch {
     }
 
     fn want(&mut self, want: Want) {
-        if !self.wants.contains(&want) {
-            let _ = self.wants.push_within_capacity(want);
+        if !self.wants.contains(&want) && self.wants.len() < MAX_WANTS {
+            let _ = self.wants.push(want, GFP_NOWAIT | __GFP_NOWARN);
         }
     }
 
@@ -185,15 +224,14 @@ impl Scratch {
 }
 
 impl<'a> Migration<'a> {
-    /// Prepares to move `batch`. As a `last_resort`, large folios are split even where not all of
-    /// their pages have room.
+    /// Prepares to move `batch`.
     pub(crate) fn new(
         map: &'a Map,
         mems: &'a Mems,
-        frames: &'a Frames,
+        frames: &'a PageSet,
         batch: &'a mut Batch,
         strict: bool,
-        last_resort: bool,
+        attempt: Attempt,
         scratch: &'a mut Scratch,
     ) -> Self {
         scratch.placed.clear();
@@ -207,7 +245,7 @@ impl<'a> Migration<'a> {
             frames,
             batch,
             strict,
-            last_resort,
+            attempt,
             scratch,
             short: false,
             broke: false,
@@ -217,8 +255,9 @@ impl<'a> Migration<'a> {
     /// Moves what can be moved, puts the rest back, and notes in the batch what became of each. Returns
     /// the base pages that were copied.
     pub(crate) fn run(&mut self, lists: &mut Lists) -> u64 {
-        self.pass(&mut lists.plain, true);
-        self.pass(&mut lists.huge, true);
+        let wait = self.attempt != Attempt::Quick;
+        self.pass(&mut lists.plain, wait);
+        self.pass(&mut lists.huge, wait);
         self.pass(&mut lists.served, false);
         let mut copied = 0u64;
         for placed in self.scratch.placed.iter() {
@@ -325,6 +364,7 @@ impl<'a> Migration<'a> {
 
     fn place_for(&mut self, src: &Source<'_>, whom: Whom) -> Option<Place> {
         let mut splits = !self.scratch.places.is_solid(whom);
+        let last_resort = self.attempt == Attempt::Last;
         let mut last = None;
         while let Some(next) = self.next(src.node(), last) {
             if let Some(folio) = self.allocate_on(src, next.node, src.order()) {
@@ -332,14 +372,16 @@ impl<'a> Migration<'a> {
             }
             // Compaction may still find room for the whole, once the batch is back.
             splits &= src.order() <= MAX_SPLIT_ORDER
-                || self.last_resort
+                || last_resort
                 || self.scratch.is_marked(next.node, TIRED_LARGE);
             let promised = self.scratch.places.promised(next.node);
             if splits
                 && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
-                    || (self.last_resort && self.allocate_on(src, next.node, 0).is_some()))
+                    || (last_resort && self.allocate_on(src, next.node, 0).is_some()))
             {
-                return Some(Place::Pieces(next.node, false));
+                // Without memory to note its pieces, it is tried again when there is some.
+                let noted = self.scratch.has_room_for_pieces(whom.nr_pages);
+                return noted.then_some(Place::Pieces(next.node, false));
             }
             last = Some(next);
         }
@@ -485,7 +527,11 @@ impl<'a> Migration<'a> {
         self.allocate(src)
     }
 
-    /// Remembers a new folio, for its frames and for what `src` becomes.
+    /// Remembers a new folio, for its frames and for what `src` becomes. There must be room in `placed`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
     fn remember(&mut self, number: u16, src: usize, folio: &NewFolio, fallback: bool) -> Result {
         let placed = Placed {
             number,
@@ -494,9 +540,7 @@ impl<'a> Migration<'a> {
             nr_pages: folio.nr_pages(),
             fallback,
         };
-        // Bounded by the batch, if it is needed at all: it need not be charged.
-        self.scratch.placed.reserve(1, GFP_NOWAIT | __GFP_NOWARN)?;
-        self.frames.mark(placed.pfn, placed.nr_pages)?;
+        self.frames.add(placed.pfn, placed.nr_pages)?;
         self.scratch
             .placed
             .push_within_capacity(placed)
@@ -519,7 +563,11 @@ impl Mover for Migration<'_> {
         let pfn = src.pfn();
         // Whatever the kernel is shown is of the batch.
         let number = self.batch.number(pfn)?;
-        if let Some((folio, fallback)) = self.place(src) {
+        let placed = &self.scratch.placed;
+        if placed.len() >= placed.capacity() {
+            self.scratch.cramped = true;
+            self.batch.note_room(number, false);
+        } else if let Some((folio, fallback)) = self.place(src) {
             if self.remember(number, pfn, &folio, fallback).is_ok() {
                 self.batch.note_room(number, true);
                 return Some(folio);
@@ -538,7 +586,7 @@ impl Mover for Migration<'_> {
         let pfn = folio.pfn();
         let placed = &mut self.scratch.placed;
         if let Some(at) = placed.iter().rposition(|p| p.pfn == pfn) {
-            self.frames.unmark(pfn, folio.nr_pages());
+            self.frames.remove(pfn, folio.nr_pages());
             // Order does not matter: the last one takes its place.
             if let Some(last) = placed.pop() {
                 if let Some(slot) = placed.get_mut(at) {

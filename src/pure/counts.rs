@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a call did, counted in base pages.
+//!
+//! Pure: this file knows no kernel type.
 
 /// Why a page stays where it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// It is on no old node, or on one that maps to itself.
     InPlace,
@@ -46,14 +48,46 @@ pub(crate) struct Totals {
 #[derive(Default)]
 pub(crate) struct Counts(Totals);
 
-/// What a last look finds on the old nodes.
-#[derive(Default)]
-pub(crate) struct Remnant {
-    /// Pages in frames whose pages found no room, by what keeps them now.
-    pub(crate) waiting: Counts,
-    /// Pages in other frames. They stay for reasons that have been counted, or the kernel has moved
-    /// them within their node, or they are new.
-    pub(crate) elsewhere: u64,
+/// Pages that wait for another attempt in the same call, by what was in the way of the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waits {
+    /// No new node had room.
+    pub(crate) no_memory: u64,
+    /// They were in use.
+    pub(crate) busy: u64,
+}
+
+impl Waits {
+    /// Counts `pages` that are to be tried again.
+    pub(crate) fn add(&mut self, reason: Reason, pages: u64) {
+        let count = match reason {
+            Reason::NoMemory => &mut self.no_memory,
+            _ => &mut self.busy,
+        };
+        *count = count.saturating_add(pages);
+    }
+
+    /// All of them.
+    pub(crate) fn total(&self) -> u64 {
+        self.no_memory.saturating_add(self.busy)
+    }
+
+    /// What is left of them when `pages` have been met again. Which ones is not known: those that were
+    /// busy come first, as a node without room is what the caller should hear of.
+    pub(crate) fn without(&self, pages: u64) -> Self {
+        let busy = pages.min(self.busy);
+        Self {
+            busy: self.busy.saturating_sub(busy),
+            no_memory: self.no_memory.saturating_sub(pages.saturating_sub(busy)),
+        }
+    }
+}
+
+impl Reason {
+    /// Whether another attempt in the same call may move the page.
+    pub(crate) fn may_change(self) -> bool {
+        matches!(self, Self::Busy | Self::NoMemory)
+    }
 }
 
 impl Counts {
@@ -73,48 +107,20 @@ impl Counts {
         *count = count.saturating_add(pages);
     }
 
-    /// Counts `pages` that moved, of which `fallback` went to another node than the named one.
-    pub(crate) fn moved(&mut self, pages: u64, fallback: u64) {
-        let named = pages.saturating_sub(fallback);
-        self.0.moved = self.0.moved.saturating_add(named);
-        self.0.moved_fallback = self.0.moved_fallback.saturating_add(fallback);
+    /// Counts pages that have waited, and are not tried any more.
+    pub(crate) fn stay_waiting(&mut self, waits: Waits) {
+        self.stay(Reason::NoMemory, waits.no_memory);
+        self.stay(Reason::Busy, waits.busy);
     }
 
-    /// Takes over what a second attempt did with pages that had found no room.
-    pub(crate) fn rescued(&mut self, second: &Self) {
-        self.moved(second.all_moved(), second.0.moved_fallback);
-        self.stay(Reason::AlreadyMoved, second.0.already_moved);
-        self.stay(Reason::Gone, second.0.gone);
-        // What moved now, or was given back, was without room before.
-        let rest = second
-            .all_moved()
-            .saturating_add(second.0.already_moved)
-            .saturating_add(second.0.gone);
-        self.0.no_memory = self.0.no_memory.saturating_sub(rest);
-    }
-
-    /// Sets right how many pages are without room, by what a last look has found: no more than are
-    /// still there. Others stay for another reason by now. The rest was met through other mappings
-    /// before it moved.
-    pub(crate) fn settle_no_memory(&mut self, remnant: &Remnant) {
-        let here = remnant.elsewhere.saturating_sub(self.left());
-        let mut rest = self.0.no_memory;
-        self.0.no_memory = 0;
-        for (reason, pages) in [
-            (
-                Reason::NoMemory,
-                remnant.waiting.0.no_memory.saturating_add(here),
-            ),
-            (Reason::Shared, remnant.waiting.0.shared),
-            (Reason::Pinned, remnant.waiting.0.pinned),
-            (Reason::Unmovable, remnant.waiting.0.unmovable),
-            (Reason::Busy, remnant.waiting.0.busy),
-        ] {
-            let pages = pages.min(rest);
-            rest = rest.saturating_sub(pages);
-            self.stay(reason, pages);
-        }
-        self.stay(Reason::AlreadyMoved, rest);
+    /// Counts `pages` that moved, with `fallback` to another node than the named one.
+    pub(crate) fn moved(&mut self, pages: u64, fallback: bool) {
+        let count = if fallback {
+            &mut self.0.moved_fallback
+        } else {
+            &mut self.0.moved
+        };
+        *count = count.saturating_add(pages);
     }
 
     /// Counts policies that changed.
@@ -168,69 +174,16 @@ impl Counts {
 mod tests {
     use super::*;
 
-    fn counts(list: &[(Reason, u64)]) -> Counts {
-        let mut counts = Counts::default();
-        for &(reason, pages) in list {
-            counts.stay(reason, pages);
+    #[test]
+    fn what_is_met_again_waits_no_longer() {
+        let waits = Waits {
+            no_memory: 3,
+            busy: 2,
+        };
+        for pages in 0..8 {
+            let left = waits.without(pages);
+            assert_eq!(left.total(), waits.total().saturating_sub(pages));
+            assert_eq!(left.no_memory, left.total().min(3));
         }
-        counts
-    }
-
-    /// no_memory, already_moved, left
-    fn settled(mut before: Counts, waiting: &[(Reason, u64)], elsewhere: u64) -> (u64, u64, u64) {
-        let sum = |c: &Counts| c.0.no_memory + c.0.already_moved + c.left();
-        let was = sum(&before);
-        before.settle_no_memory(&Remnant {
-            waiting: counts(waiting),
-            elsewhere,
-        });
-        assert_eq!(was, sum(&before), "a page is lost or counted twice");
-        (before.no_memory(), before.0.already_moved, before.left())
-    }
-
-    #[test]
-    fn all_that_waits_is_still_there() {
-        let before = counts(&[(Reason::NoMemory, 10)]);
-        assert_eq!((10, 0, 0), settled(before, &[(Reason::NoMemory, 10)], 0));
-    }
-
-    #[test]
-    fn what_moved_when_it_was_met_again() {
-        let before = counts(&[(Reason::NoMemory, 10), (Reason::AlreadyMoved, 1)]);
-        assert_eq!((4, 7, 0), settled(before, &[(Reason::NoMemory, 4)], 0));
-        let before = counts(&[(Reason::NoMemory, 10)]);
-        assert_eq!((0, 10, 0), settled(before, &[], 0));
-    }
-
-    #[test]
-    fn what_stays_for_another_reason_by_now() {
-        let before = counts(&[(Reason::NoMemory, 10)]);
-        let waiting = [
-            (Reason::Shared, 4),
-            (Reason::Pinned, 3),
-            (Reason::Busy, 2),
-            (Reason::NoMemory, 1),
-        ];
-        assert_eq!((1, 0, 9), settled(before, &waiting, 0));
-    }
-
-    #[test]
-    fn what_the_kernel_moved_within_its_node() {
-        // Five of those elsewhere were counted as busy.
-        let before = counts(&[(Reason::NoMemory, 10), (Reason::Busy, 5)]);
-        assert_eq!((10, 0, 5), settled(before, &[(Reason::NoMemory, 7)], 8));
-        let before = counts(&[(Reason::NoMemory, 10), (Reason::Busy, 5)]);
-        assert_eq!((7, 3, 5), settled(before, &[(Reason::NoMemory, 7)], 5));
-    }
-
-    #[test]
-    fn new_pages_are_not_counted() {
-        let before = counts(&[(Reason::NoMemory, 10)]);
-        assert_eq!((10, 0, 0), settled(before, &[(Reason::NoMemory, 9)], 500));
-        let before = counts(&[(Reason::NoMemory, 10)]);
-        assert_eq!(
-            (10, 0, 0),
-            settled(before, &[(Reason::NoMemory, 12), (Reason::Shared, 5)], 0)
-        );
     }
 }

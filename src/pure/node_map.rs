@@ -205,6 +205,17 @@ where
         &self.flags
     }
 
+    /// Sets in `flags`, for each node number, whether pages there are moved by `pair`: [`OLD`] or 0.
+    pub(crate) fn flags_of(&self, pair: usize, flags: &mut [u8]) {
+        for (node, flag) in flags.iter_mut().enumerate() {
+            *flag = if self.pair(node) == Some(pair) {
+                OLD
+            } else {
+                0
+            };
+        }
+    }
+
     /// The pair that moves pages away from `node`, or `None` where they stay.
     pub(crate) fn pair(&self, node: usize) -> Option<usize> {
         let pair = *self.pairs.get(node)?;

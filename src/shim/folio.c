@@ -73,16 +73,12 @@ void pm_shim_list_splice(struct list_head *from, struct list_head *to)
  * @folio: a folio that is mapped, under that mapping's page-table lock
  * @list: where it goes
  *
- * Return: 0; -EAGAIN if it is not on an LRU list yet; -EBUSY if somebody else
- * has it.
+ * Return: false if somebody else has it, or if it waits in the cache of a CPU to
+ * be listed.
  */
-int pm_shim_folio_isolate(struct folio *folio, struct list_head *list)
+bool pm_shim_folio_isolate(struct folio *folio, struct list_head *list)
 {
-	bool on_list = folio_test_hugetlb(folio) || folio_test_lru(folio);
-
-	if (pm_call(isolate_folio_to_list)(folio, list))
-		return 0;
-	return on_list ? -EBUSY : -EAGAIN;
+	return pm_call(isolate_folio_to_list)(folio, list);
 }
 
 /**
@@ -183,6 +179,12 @@ void pm_shim_migrate(struct list_head *list, void *mover, bool wait)
 void pm_shim_drain_lru(void)
 {
 	pm_call(lru_add_drain_all)();
+}
+
+/* The same for this CPU alone. */
+void pm_shim_drain_lru_here(void)
+{
+	pm_call(lru_add_drain)();
 }
 
 /**

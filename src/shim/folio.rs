@@ -274,6 +274,12 @@ pub(crate) fn drain_lru() {
     unsafe { bindings::pm_shim_drain_lru() };
 }
 
+/// Brings recently used folios of this CPU to the LRU lists.
+pub(crate) fn drain_lru_here() {
+    // SAFETY: May be called anywhere outside of interrupts.
+    unsafe { bindings::pm_shim_drain_lru_here() };
+}
+
 /// Gives free pages of a node that CPUs keep for themselves back to it.
 pub(crate) fn drain_free(node: usize) {
     if let Some(nid) = u32::try_from(node).ok().filter(|_| node < node::count()) {

@@ -18,7 +18,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
-#include "frames.h"
+#include "page_set.h"
 #include "shim.h"
 
 /* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
@@ -82,6 +82,17 @@ int pm_mm_read_lock(struct mm_struct *mm)
 	return pm_mm_lock(mm, false);
 }
 
+/* Return: -EAGAIN where the lock is not to be had at once. */
+static int pm_mm_read_trylock(struct mm_struct *mm)
+{
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	if (mmap_read_trylock(mm))
+		return 0;
+	mmput_async(mm);
+	return -EAGAIN;
+}
+
 void pm_mm_read_unlock(struct mm_struct *mm)
 {
 	mmap_read_unlock(mm);
@@ -107,7 +118,7 @@ struct pm_walk_state {
 	unsigned int holes;
 	u32 file_flags;		/* facts about the pages of the VMA's file */
 	bool plain;		/* whatever the VMA maps is a page of the process */
-	struct pm_frames_cursor moved, only;
+	struct pm_set_cursor moved, only;
 };
 
 /*
@@ -170,20 +181,59 @@ void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
 	out->flags = flags;
 }
 
+/* Take pages out of the set of those to look at. Return: how many were in it. */
+static unsigned long pm_walk_take(struct pm_walk *walk, unsigned long page,
+				  unsigned long nr)
+{
+	unsigned long end = page + nr, taken = 0;
+
+	while ((page = pm_shim_set_next(walk->only, page, end)) < end) {
+		unsigned long gap = pm_shim_set_gap(walk->only, page, end);
+
+		pm_shim_set_remove(walk->only, page, gap - page);
+		taken += gap - page;
+		page = gap;
+	}
+	walk->taken += taken;
+	return taken;
+}
+
+/* pm_walk_passes() for a walk that looks at the pages of a set only. */
+static bool pm_walk_passes_only(struct pm_walk_state *st, int nid,
+				unsigned long pfn, unsigned long page,
+				unsigned long nr)
+{
+	struct pm_walk *walk = st->walk;
+
+	if (nr == 1 ? !pm_set_has(walk->only, &st->only, page) :
+		      pm_shim_set_next(walk->only, page, page + nr) == page + nr)
+		return true;
+	if (walk->moved && pm_set_has(walk->moved, &st->moved, pfn)) {
+		walk->already_moved += pm_walk_take(walk, page, nr);
+		return true;
+	}
+	if (walk->nodes[nid] & PM_NODE_OLD)
+		return false;
+	if (!walk->leave)
+		walk->in_place += pm_walk_take(walk, page, nr);
+	return true;
+}
+
 /*
  * Whether pages that follow each other on a node need no more than to be counted.
  * Most pages of most walks do: this is what a scan costs.
  */
 static __always_inline bool pm_walk_passes(struct pm_walk_state *st, int nid,
-					   unsigned long pfn, unsigned long nr)
+					   unsigned long pfn, unsigned long addr,
+					   unsigned long nr)
 {
 	struct pm_walk *walk = st->walk;
 
 	if (!walk->nodes)
 		return false;
-	if (walk->only && !pm_frames_has(walk->only, &st->only, pfn))
-		return true;
-	if (walk->moved && pm_frames_has(walk->moved, &st->moved, pfn)) {
+	if (walk->only)
+		return pm_walk_passes_only(st, nid, pfn, addr >> PAGE_SHIFT, nr);
+	if (walk->moved && pm_set_has(walk->moved, &st->moved, pfn)) {
 		walk->already_moved += nr;
 		return true;
 	}
@@ -202,7 +252,7 @@ static unsigned long pm_walk_skip(struct pm_walk_state *st, const pte_t *pte,
 {
 	struct pm_walk *walk = st->walk;
 	const u8 *nodes = walk->nodes;
-	struct pm_frames *moved = walk->moved;
+	struct pm_set *moved = walk->moved;
 	unsigned long i, in_place = 0, none = 0;
 
 	for (i = 0; i < nr; i++) {
@@ -220,7 +270,7 @@ static unsigned long pm_walk_skip(struct pm_walk_state *st, const pte_t *pte,
 		page = pfn_to_page(pfn);
 		if (is_zone_device_page(page))
 			break;
-		if (moved && pm_frames_has(moved, &st->moved, pfn))
+		if (moved && pm_set_has(moved, &st->moved, pfn))
 			continue;
 		if (nodes[page_to_nid(page)] & PM_NODE_OLD)
 			break;
@@ -231,23 +281,52 @@ static unsigned long pm_walk_skip(struct pm_walk_state *st, const pte_t *pte,
 	return i;
 }
 
-/* Hand a run of pages of one folio over. Return: 1 to stop at @addr. */
+/*
+ * Hand a run of pages over, or those of them that are to be looked at. Return: 1
+ * to stop before one of them.
+ */
+static int pm_walk_show(struct mm_walk *mw, struct pm_folio *facts)
+{
+	struct pm_walk_state *st = mw->private;
+	struct pm_set *only = st->walk->only;
+	unsigned long first = facts->addr >> PAGE_SHIFT, index = facts->index;
+	unsigned long page = first, end = first + facts->mapped;
+
+	while (page < end) {
+		unsigned long gap = end;
+
+		if (only) {
+			page = pm_shim_set_next(only, page, end);
+			if (page == end)
+				break;
+			gap = pm_shim_set_gap(only, page, end);
+			facts->addr = page << PAGE_SHIFT;
+			facts->index = index + page - first;
+			facts->mapped = gap - page;
+		}
+		if (page_migrate_walk_folio(st->sink, facts) == PM_STEP_STOP) {
+			st->walk->resume = facts->addr;
+			return 1;
+		}
+		if (only)
+			pm_walk_take(st->walk, page, gap - page);
+		page = gap;
+	}
+	return 0;
+}
+
+/* Hand a run of pages of one folio over. Return: 1 to stop before one of them. */
 static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 		       unsigned long index, unsigned long mapped,
 		       unsigned long addr)
 {
 	struct pm_walk_state *st = mw->private;
-	struct pm_folio facts;
+	struct pm_folio facts = { .addr = addr, .index = index, .mapped = mapped };
 
 	if (!folio_test_anon(folio))
 		flags |= st->file_flags;
 	pm_folio_facts(&facts, folio, flags);
-	facts.index = index;
-	facts.mapped = mapped;
-	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
-		return 0;
-	st->walk->resume = addr;
-	return 1;
+	return pm_walk_show(mw, &facts);
 }
 
 /* The same for pages that somebody else is moving. */
@@ -257,6 +336,7 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 	struct pm_walk_state *st = mw->private;
 	struct folio *folio = softleaf_to_folio(entry);
 	struct pm_folio facts = {
+		.addr = addr,
 		.pfn = softleaf_to_pfn(entry),
 		.nr_pages = mapped,
 		.mapped = mapped,
@@ -264,14 +344,30 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 		.flags = PM_FOLIO_MIGRATING,
 	};
 
-	if (st->walk->only && !pm_frames_has(st->walk->only, &st->only, facts.pfn))
+	if (st->walk->leave && !(st->walk->nodes[facts.nid] & PM_NODE_OLD))
 		return 0;
 	if (folio_test_anon(folio))
 		facts.flags |= PM_FOLIO_ANON;
-	if (page_migrate_walk_folio(st->sink, &facts) != PM_STEP_STOP)
-		return 0;
-	st->walk->resume = addr;
-	return 1;
+	return pm_walk_show(mw, &facts);
+}
+
+/* A place without anything to look at. */
+static int pm_walk_nothing(struct mm_walk *mw, unsigned long next)
+{
+	struct pm_walk_state *st = mw->private;
+
+	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
+}
+
+/* Whether a walk over the pages of a set has none of them to look at here. */
+static bool pm_walk_has_none(struct mm_walk *mw, unsigned long addr,
+			     unsigned long end)
+{
+	struct pm_walk_state *st = mw->private;
+	unsigned long last = end >> PAGE_SHIFT;
+
+	return st->walk->only &&
+	       pm_shim_set_next(st->walk->only, addr >> PAGE_SHIFT, last) == last;
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -291,7 +387,7 @@ static int pm_walk_huge_pmd(struct mm_walk *mw, pmd_t pmd, unsigned long addr,
 	pfn = pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
 	folio = pm_call(vm_normal_folio_pmd)(mw->vma, addr, pmd);
 	if (!pm_folio_is_user(folio) ||
-	    pm_walk_passes(mw->private, folio_nid(folio), pfn, nr))
+	    pm_walk_passes(mw->private, folio_nid(folio), pfn, addr, nr))
 		return 0;
 	return pm_walk_run(mw, folio, 0, pfn - folio_pfn(folio), nr, addr);
 }
@@ -308,6 +404,8 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	spinlock_t *ptl;
 	int stop = 0;
 
+	if (pm_walk_has_none(mw, addr, end))
+		return pm_walk_nothing(mw, end);
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	if (pmd_is_huge(*pmd)) {
 		ptl = pm_call(__pmd_trans_huge_lock)(pmd, mw->vma);
@@ -354,13 +452,13 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 			struct page *page = pfn_to_page(pfn);
 
 			if (st->plain && !is_zone_device_page(page)) {
-				if (pm_walk_passes(st, page_to_nid(page), pfn, 1))
+				if (pm_walk_passes(st, page_to_nid(page), pfn, addr, 1))
 					continue;
 				run = page_folio(page);
 			} else {
 				run = pm_call(vm_normal_folio)(mw->vma, addr, val);
 				if (!pm_folio_is_user(run) ||
-				    pm_walk_passes(st, folio_nid(run), pfn, 1)) {
+				    pm_walk_passes(st, folio_nid(run), pfn, addr, 1)) {
 					run = NULL;
 					continue;
 				}
@@ -401,7 +499,7 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 		folio = pfn_folio(pte_pfn(val));
 		index = (addr & ~hmask) >> PAGE_SHIFT;
 		if (!pm_walk_passes(mw->private, folio_nid(folio),
-				    folio_pfn(folio) + index, nr))
+				    folio_pfn(folio) + index, addr, nr))
 			stop = pm_walk_run(mw, folio, hugetlb_pmd_shared(pte) ?
 					   PM_FOLIO_SHARED : 0, index, nr, addr);
 	} else if (!huge_pte_none(val)) {
@@ -451,7 +549,7 @@ static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
 		if (pte)
 			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
 	}
-	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
+	return pm_walk_nothing(mw, next);
 }
 
 /* Huge pages of a device are not the process's, and to walk them would split them. */
@@ -486,6 +584,8 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 
 	if (pm_walk_pause(mw, start))
 		return -EAGAIN;
+	if (pm_walk_has_none(mw, start, end))
+		return 1;
 	/*
 	 * Device memory without private copies, and what the kernel itself maps
 	 * without a file: the vdso and its data.
@@ -555,7 +655,8 @@ static const struct mm_walk_ops pm_walk_ops = {
  * @sink: handed to page_migrate_walk_vma() and page_migrate_walk_folio()
  * @walk: out
  *
- * Takes mmap_lock for reading for a bounded time.
+ * Takes mmap_lock for reading for a bounded time. With &pm_walk.try_lock, a walk that
+ * would have to wait for it has looked at nothing and is to go on at @start.
  *
  * Return: an &enum pm_end, -ESRCH if the address space is no longer in use, or
  * -EINTR if the caller is being killed.
@@ -566,14 +667,16 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	struct pm_walk_state st = {
 		.walk = walk,
 		.sink = sink,
-		.moved = PM_FRAMES_CURSOR,
-		.only = PM_FRAMES_CURSOR,
+		.moved = PM_SET_CURSOR,
+		.only = PM_SET_CURSOR,
 	};
 	int stopped;
 
 	walk->file = (struct pm_file){};
 	walk->resume = start;
-	stopped = pm_mm_read_lock(mm);
+	stopped = walk->try_lock ? pm_mm_read_trylock(mm) : pm_mm_read_lock(mm);
+	if (stopped == -EAGAIN)
+		return PM_END_STOP;
 	if (stopped)
 		return stopped;
 	walk->resume = end;

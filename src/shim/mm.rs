@@ -11,6 +11,7 @@ use kernel::{
     error::to_result,
     ffi::c_void,
     mm::Mm,
+    page::PAGE_SHIFT,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -23,8 +24,8 @@ use crate::{
             MappedFile, //
         },
         folio::FolioList,
-        frames::Frames,
         node, //
+        page_set::PageSet,
     },
 };
 
@@ -47,14 +48,6 @@ pub(crate) struct Mapped<'a> {
     _locked: PhantomData<*mut ()>,
 }
 
-/// Why a folio could not be taken off its list.
-pub(crate) enum NotIsolated {
-    /// It waits in some CPU's cache for its LRU list: draining helps.
-    NotListed,
-    /// Somebody else has it.
-    Taken,
-}
-
 impl Mapped<'_> {
     fn has(&self, flag: u32) -> bool {
         self.facts.flags & flag != 0
@@ -68,6 +61,11 @@ impl Mapped<'_> {
     /// Pages of the folio.
     pub(crate) fn nr_pages(&self) -> usize {
         self.facts.nr_pages
+    }
+
+    /// Number of the run's first page in the address space.
+    pub(crate) fn page(&self) -> usize {
+        self.facts.addr >> PAGE_SHIFT
     }
 
     /// Position of the run's first page in the folio.
@@ -115,21 +113,12 @@ impl Mapped<'_> {
         self.has(bindings::PM_FOLIO_MIGRATING)
     }
 
-    /// Takes the folio off its LRU list or out of its hugetlb pool, into `list`.
-    ///
-    /// # Errors
-    ///
-    /// Says what is in the way.
-    pub(crate) fn isolate(&self, list: &mut FolioList) -> Result<(), NotIsolated> {
-        if self.facts.folio.is_null() {
-            return Err(NotIsolated::Taken);
-        }
+    /// Takes the folio off its LRU list or out of its hugetlb pool, into `list`. Returns false if somebody
+    /// else has it, or if it waits in the cache of a CPU to be listed.
+    pub(crate) fn isolate(&self, list: &mut FolioList) -> bool {
         // SAFETY: The folio is mapped by a page table whose lock is held, which keeps it alive.
-        match unsafe { bindings::pm_shim_folio_isolate(self.facts.folio, list.as_raw()) } {
-            0 => Ok(()),
-            e if e == EAGAIN.to_errno() => Err(NotIsolated::NotListed),
-            _ => Err(NotIsolated::Taken),
-        }
+        !self.facts.folio.is_null()
+            && unsafe { bindings::pm_shim_folio_isolate(self.facts.folio, list.as_raw()) }
     }
 }
 
@@ -154,9 +143,20 @@ pub(crate) struct Filter<'a> {
     /// For each node number: pages on nodes with the flag `node_map::OLD` are shown.
     pub(crate) nodes: &'a [u8],
     /// Pages in these frames are counted as moved.
-    pub(crate) moved: &'a Frames,
-    /// Pages in other frames are left out, and not even counted.
-    pub(crate) only: Option<&'a Frames>,
+    pub(crate) moved: &'a PageSet,
+    /// Of the address space's pages only these are looked at. What is shown and taken, or counted, is
+    /// taken out of the set.
+    pub(crate) only: Option<Only<'a>>,
+}
+
+/// Pages that are to be looked at once more.
+pub(crate) struct Only<'a> {
+    /// Their numbers.
+    pub(crate) pages: &'a PageSet,
+    /// Those on nodes without the flag stay in the set, uncounted.
+    pub(crate) leave: bool,
+    /// Do not wait for mmap_lock: where others have it, the walk ends where it begins.
+    pub(crate) try_lock: bool,
 }
 
 /// What a [`Filter`] has kept from a visitor, in base pages.
@@ -166,6 +166,8 @@ pub(crate) struct Passed {
     pub(crate) in_place: u64,
     /// In frames of pages that have moved.
     pub(crate) already_moved: u64,
+    /// Taken out of the set of pages that were to be looked at, whatever they were.
+    pub(crate) taken: u64,
 }
 
 /// Looks at the present pages of a range.
@@ -299,7 +301,11 @@ impl UserMm {
             if !filter.moved.is_empty() {
                 walk.moved = filter.moved.as_raw();
             }
-            walk.only = filter.only.map_or(core::ptr::null_mut(), Frames::as_raw);
+            if let Some(only) = &filter.only {
+                walk.only = only.pages.as_raw();
+                walk.leave = only.leave;
+                walk.try_lock = only.try_lock;
+            }
         }
         let sink: *mut &mut dyn Visitor = &mut visitor;
         // SAFETY: The address space is a live reference, `sink` lives until the call returns and
@@ -316,6 +322,7 @@ impl UserMm {
             passed: Passed {
                 in_place: walk.in_place,
                 already_moved: walk.already_moved,
+                taken: walk.taken,
             },
         })
     }

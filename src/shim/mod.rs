@@ -17,10 +17,10 @@ use crate::bindings;
 
 pub(crate) mod file;
 pub(crate) mod folio;
-pub(crate) mod frames;
 pub(crate) mod helper;
 pub(crate) mod mm;
 pub(crate) mod node;
+pub(crate) mod page_set;
 pub(crate) mod policy;
 pub(crate) mod task;
 pub(crate) mod trace;

@@ -3,9 +3,9 @@
 //! What the walk over the page tables makes of each page: one visitor for each purpose.
 
 mod census;
-mod recount;
+mod context;
 mod sort;
 
 pub(crate) use census::Census;
-pub(crate) use recount::LastLook;
-pub(crate) use sort::Collector;
+pub(crate) use context::Context;
+pub(crate) use sort::Sorter;

@@ -10,3 +10,6 @@ mod node_map;
 
 #[path = "../../../src/pure/counts.rs"]
 mod counts;
+
+#[path = "../../../src/job/rounds.rs"]
+mod rounds;

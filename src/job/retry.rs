@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tries once more what waits, round after round.
+//!
+//! A batch of a round takes pages of all pairs, so that those of full nodes make room for each other.
+//!
+//! Locks: none of its own; nothing is locked or isolated between two batches.
+
+use kernel::{
+    page::PAGE_SHIFT,
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+use crate::{
+    migrate::Attempt,
+    pure::counts::Reason,
+    shim, //
+};
+
+use super::{
+    call::{
+        Call,
+        End,
+        Look, //
+    },
+    rounds::{
+        Left,
+        Round,
+        Rounds, //
+    },
+    Running, //
+};
+
+/// Pages of a pair that a batch takes at a time, at least.
+const MIN_SHARE: u64 = 32;
+
+/// Walks for one batch, at most. What the first of them has isolated waits for the last.
+const MAX_WALKS: usize = 32;
+
+/// How long kswapd gets before the last round.
+const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
+
+impl Call<'_> {
+    /// Tries what waits once more, until no other round would help.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end before that. It is to go on from the first page that waits.
+    pub(super) fn rounds(&mut self, running: &Running<'_>) -> Result<(), End> {
+        let mut rounds = Rounds::new();
+        let mut before = 0;
+        loop {
+            let waits = self.waiting.waits();
+            let moved = self.outcome.counts.all_moved();
+            let left = Left {
+                moved: moved.saturating_sub(before),
+                no_memory: waits.no_memory,
+                busy: waits.busy,
+            };
+            before = moved;
+            let Some(round) = rounds.next(left) else {
+                return Ok(());
+            };
+            // A caller that is interrupted again and again must get on: all has been looked at.
+            if waits.no_memory == 0 && current!().signal_pending() {
+                return Ok(());
+            }
+            let done = self.pause().and_then(|()| {
+                let attempt = self.prepare_round(round);
+                self.round(attempt)
+            });
+            self.show(running);
+            if done.is_err() {
+                let first = self.waiting.first();
+                self.outcome.resume = first.unwrap_or(self.order.range.end);
+                return done;
+            }
+        }
+    }
+
+    /// Does what is to be done before a round, and says how hard it tries.
+    fn prepare_round(&mut self, round: Round) -> Attempt {
+        let attempt = match round {
+            Round::Again => return Attempt::Quick,
+            Round::Patient => Attempt::Patient,
+            Round::Last { pause } => {
+                if pause {
+                    fsleep(KSWAPD_MOMENT);
+                }
+                self.scratch.try_anew();
+                Attempt::Last
+            }
+        };
+        // After the pause, as what runs in it fills the caches of the LRU lists again.
+        shim::folio::drain_lru();
+        attempt
+    }
+
+    /// Goes once over the pages that wait, and counts them anew. What is not met has been given back.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end. What it has not come to by then still waits.
+    pub(super) fn round(&mut self, attempt: Attempt) -> Result<(), End> {
+        // What stays because it has yet to be written is noted anew, too.
+        drop(self.batch.take_unwritten());
+        let waits = self.waiting.begin_round();
+        let mut taken = 0;
+        let done = self.retry(attempt, &mut taken);
+        let missed = waits.without(taken);
+        if done.is_ok() {
+            self.outcome.counts.stay(Reason::Gone, missed.total());
+        } else {
+            self.outcome.counts.stay_waiting(missed);
+        }
+        done
+    }
+
+    /// Moves what waits, batch after batch. Adds to `taken` the pages that were met.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn retry(&mut self, attempt: Attempt, taken: &mut u64) -> Result<(), End> {
+        let mut rest = 0;
+        loop {
+            self.make_room(attempt)?;
+            let Some(first) = self.fill_batch(&mut rest, taken)? else {
+                return Ok(());
+            };
+            self.finish_batch(first << PAGE_SHIFT, attempt)?;
+            self.pause()?;
+        }
+    }
+
+    /// Fills a batch with pages that wait, with the same share of each pair. Returns the page at which it
+    /// began, `None` if there is nothing left to look at.
+    ///
+    /// When the round has been through all pairs, it looks at the `rest` from that page on.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn fill_batch(&mut self, rest: &mut usize, taken: &mut u64) -> Result<Option<usize>, End> {
+        let end = self.order.range.end;
+        let limit = self.limit();
+        let pairs = self.waiting.pairs_left().clamp(1, MAX_WALKS);
+        let share = limit
+            .checked_div(pairs as u64)
+            .unwrap_or(limit)
+            .max(MIN_SHARE);
+        let mut first = None;
+        for _ in 0..pairs {
+            let (look, page) = match self.waiting.next_turn() {
+                Some((pair, page)) => (Look::Pair(pair), page),
+                None => match self.waiting.now().next(*rest, end >> PAGE_SHIFT) {
+                    Some(page) => (Look::Rest, page),
+                    None => break,
+                },
+            };
+            first = first.or(Some(page));
+            let upto = limit.min(self.batch.size().saturating_add(share));
+            let walked = match self.walk(page << PAGE_SHIFT, end, look, upto) {
+                Ok(walked) => walked,
+                Err(ended) => {
+                    self.abandon_batch();
+                    return Err(ended);
+                }
+            };
+            *taken = taken.saturating_add(walked.passed.taken);
+            let resume = walked.resume >> PAGE_SHIFT;
+            match look {
+                Look::Pair(pair) => self.waiting.go_on_at(pair, resume),
+                _ => *rest = resume,
+            }
+            if self.batch.is_full(limit) || resume == page {
+                break;
+            }
+        }
+        Ok(first)
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that wait for another round of the same call: they found no room, or were busy.
+//!
+//! They are known by their place in the address space, not by their frames: so each mapping of a page
+//! waits by itself, whatever has come into a frame since, and a page that a round does not meet has been
+//! given back.
+//!
+//! Locks: none.
+
+use kernel::{
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
+
+use crate::{
+    migrate::batch::Wait,
+    pure::counts::Waits,
+    shim::page_set::PageSet, //
+};
+
+/// The pages that wait.
+///
+/// A round takes pages out of `now`, pair by pair, and what has to wait again is put into `next`, which
+/// becomes `now` in the next round.
+pub(super) struct Waiting {
+    now: PageSet,
+    next: PageSet,
+    /// Why those of `next` wait.
+    waits: Waits,
+    /// For each pair the first of its pages in `next`.
+    first: KVVec<Option<usize>>,
+    /// For each pair the page at which the round is to go on, if it has not been through.
+    turns: KVVec<Option<usize>>,
+    /// The pair whose turn it is.
+    turn: usize,
+}
+
+impl Waiting {
+    /// No page waits.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new(pairs: usize) -> Result<Self> {
+        Ok(Self {
+            now: PageSet::new()?,
+            next: PageSet::new()?,
+            waits: Waits::default(),
+            first: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
+            turns: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
+            turn: 0,
+        })
+    }
+
+    /// Notes that pages wait for the next round.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; they do not wait then.
+    pub(super) fn add(&mut self, wait: &Wait) -> Result {
+        self.next.add(wait.page, wait.nr_pages)?;
+        self.waits.add(wait.reason, wait.nr_pages as u64);
+        if let Some(first) = self.first.get_mut(wait.pair) {
+            *first = Some(first.map_or(wait.page, |first| first.min(wait.page)));
+        }
+        Ok(())
+    }
+
+    /// Why pages wait for the next round.
+    pub(super) fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    /// The address of the first page that waits, for this round or the next one.
+    pub(super) fn first(&self) -> Option<usize> {
+        let sets = [&self.now, &self.next];
+        let first = sets.iter().filter_map(|set| set.next(0, usize::MAX)).min();
+        first.map(|page| page << PAGE_SHIFT)
+    }
+
+    /// Begins a round over all that waits. Returns why they wait.
+    pub(super) fn begin_round(&mut self) -> Waits {
+        self.now.clear();
+        core::mem::swap(&mut self.now, &mut self.next);
+        core::mem::swap(&mut self.turns, &mut self.first);
+        self.first.fill(None);
+        core::mem::take(&mut self.waits)
+    }
+
+    /// Pages that have not been taken in this round.
+    pub(super) fn now(&self) -> &PageSet {
+        &self.now
+    }
+
+    /// Pairs that the round has not been through.
+    pub(super) fn pairs_left(&self) -> usize {
+        self.turns.iter().flatten().count()
+    }
+
+    /// The next pair whose turn it is in this round, and the page at which it is to go on.
+    pub(super) fn next_turn(&mut self) -> Option<(usize, usize)> {
+        for _ in 0..self.turns.len() {
+            let pair = self.turn;
+            self.turn = pair.saturating_add(1);
+            if self.turn >= self.turns.len() {
+                self.turn = 0;
+            }
+            let Some(turn) = self.turns.get_mut(pair) else {
+                continue;
+            };
+            *turn = turn.and_then(|page| self.now.next(page, usize::MAX));
+            if let Some(page) = *turn {
+                return Some((pair, page));
+            }
+        }
+        None
+    }
+
+    /// The pair is to go on at `page` in its next turn.
+    pub(super) fn go_on_at(&mut self, pair: usize, page: usize) {
+        if let Some(turn) = self.turns.get_mut(pair) {
+            *turn = Some(page);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Sets of page numbers: one bit for each page, in pages of bits that are made on
+ * demand. The walk looks pages up under page-table locks, so that takes no lock
+ * and does not sleep. Bits change atomically: several threads may add pages.
+ */
+#include <linux/atomic.h>
+#include <linux/bitmap.h>
+#include <linux/slab.h>
+
+#include "page_set.h"
+#include "shim.h"
+
+/**
+ * pm_shim_set_new() - make an empty set
+ *
+ * Return: the set, for pm_shim_set_free(), or NULL.
+ */
+struct pm_set *pm_shim_set_new(void)
+{
+	struct pm_set *set = kmalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
+
+	if (set) {
+		xa_init(&set->pages);
+		set->nr = 0;
+	}
+	return set;
+}
+
+/**
+ * pm_shim_set_clear() - take all pages away from a set that nobody else uses now
+ * @set: the set
+ */
+void pm_shim_set_clear(struct pm_set *set)
+{
+	unsigned long index;
+	void *bits;
+
+	xa_for_each(&set->pages, index, bits)
+		kfree(bits);
+	xa_destroy(&set->pages);
+	set->nr = 0;
+}
+
+/**
+ * pm_shim_set_free() - free a set that nobody uses any more
+ * @set: the set
+ */
+void pm_shim_set_free(struct pm_set *set)
+{
+	pm_shim_set_clear(set);
+	kfree(set);
+}
+
+/**
+ * pm_shim_set_is_empty() - whether no page was ever to be added
+ * @set: the set
+ */
+bool pm_shim_set_is_empty(const struct pm_set *set)
+{
+	return !READ_ONCE(set->nr);
+}
+
+/**
+ * pm_shim_set_has() - whether a page is in a set
+ * @set: the set
+ * @page: its number
+ */
+bool pm_shim_set_has(struct pm_set *set, unsigned long page)
+{
+	struct pm_set_cursor at = PM_SET_CURSOR;
+
+	return pm_set_has(set, &at, page);
+}
+
+/*
+ * The next page from @page on that is in the set, or with @has false the next
+ * one that is not. Return: its number, or @end if there is none before.
+ */
+static unsigned long pm_set_find(struct pm_set *set, unsigned long page,
+				 unsigned long end, bool has)
+{
+	while (page < end) {
+		unsigned long index = page >> PM_SET_SHIFT, first, found;
+		const unsigned long *bits;
+
+		if (has) {
+			bits = xa_find(&set->pages, &index, ULONG_MAX, XA_PRESENT);
+			if (!bits || index << PM_SET_SHIFT >= end)
+				return end;
+			page = max(page, index << PM_SET_SHIFT);
+		} else {
+			bits = xa_load(&set->pages, index);
+			if (!bits)
+				return page;
+		}
+		first = page & (PM_SET_PAGES - 1);
+		found = has ? find_next_bit(bits, PM_SET_PAGES, first) :
+			      find_next_zero_bit(bits, PM_SET_PAGES, first);
+		page += found - first;
+		if (found < PM_SET_PAGES)
+			break;
+	}
+	return min(page, end);
+}
+
+/**
+ * pm_shim_set_next() - find a page of a set
+ * @set: the set
+ * @page: where to begin
+ * @end: where to end
+ *
+ * Return: the first page of the set in this range, or @end.
+ */
+unsigned long pm_shim_set_next(struct pm_set *set, unsigned long page,
+			       unsigned long end)
+{
+	return pm_set_find(set, page, end, true);
+}
+
+/**
+ * pm_shim_set_gap() - find a page that is not in a set
+ * @set: the set
+ * @page: where to begin
+ * @end: where to end
+ *
+ * Return: the first page in this range that is not in the set, or @end.
+ */
+unsigned long pm_shim_set_gap(struct pm_set *set, unsigned long page,
+			      unsigned long end)
+{
+	return pm_set_find(set, page, end, false);
+}
+
+/*
+ * Its page of bits, which is made if it is not there.
+ *
+ * Charged to the caller: everybody may open as many jobs as files. Where folios
+ * are locked, so it fails rather than call the OOM killer. A node of the array
+ * serves 64 such pages and need not be charged.
+ */
+static unsigned long *pm_set_make(struct pm_set *set, unsigned long index)
+{
+	unsigned long *bits = xa_load(&set->pages, index), *others;
+
+	if (bits)
+		return bits;
+	bits = pm_shim_zalloc(PAGE_SIZE);
+	if (!bits)
+		return NULL;
+	xa_lock(&set->pages);
+	others = __xa_cmpxchg(&set->pages, index, NULL, bits,
+			      GFP_NOWAIT | __GFP_NOWARN);
+	if (!others) {
+		/* Pairs with pm_set_has(): whoever sees the number finds the page. */
+		smp_store_release(&set->nr, set->nr + 1);
+	}
+	xa_unlock(&set->pages);
+	if (!others)
+		return bits;
+	kfree(bits);
+	return xa_is_err(others) ? NULL : others;
+}
+
+/* Change the bits of pages of one page of bits. */
+static void pm_set_change(unsigned long *bits, unsigned long first,
+			  unsigned long nr, bool add)
+{
+	while (nr) {
+		unsigned long bit = first % BITS_PER_LONG;
+		unsigned long len = min(nr, BITS_PER_LONG - bit);
+		unsigned long mask = GENMASK(bit + len - 1, bit);
+		atomic_long_t *word = (atomic_long_t *)&bits[first / BITS_PER_LONG];
+
+		if (add)
+			atomic_long_or(mask, word);
+		else
+			atomic_long_andnot(mask, word);
+		first += len;
+		nr -= len;
+	}
+}
+
+/**
+ * pm_shim_set_add() - add pages
+ * @set: the set
+ * @page: the first page
+ * @nr: how many; the last one has a number, too
+ *
+ * Return: 0, or -ENOMEM; then none has been added.
+ */
+int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr)
+{
+	unsigned long index, end = page + nr;
+	unsigned long first = page & (PM_SET_PAGES - 1);
+
+	/* All but gigantic folios are on one page of bits. */
+	if (first + nr <= PM_SET_PAGES) {
+		unsigned long *bits = pm_set_make(set, page >> PM_SET_SHIFT);
+
+		if (!bits)
+			return -ENOMEM;
+		pm_set_change(bits, first, nr, true);
+		return 0;
+	}
+	for (index = page >> PM_SET_SHIFT; index << PM_SET_SHIFT < end; index++)
+		if (!pm_set_make(set, index))
+			return -ENOMEM;
+	while (page < end) {
+		unsigned long *bits = xa_load(&set->pages, page >> PM_SET_SHIFT);
+
+		first = page & (PM_SET_PAGES - 1);
+		nr = min(end - page, PM_SET_PAGES - first);
+		pm_set_change(bits, first, nr, true);
+		page += nr;
+	}
+	return 0;
+}
+
+/**
+ * pm_shim_set_remove() - take pages away
+ * @set: the set
+ * @page: the first page
+ * @nr: how many
+ */
+void pm_shim_set_remove(struct pm_set *set, unsigned long page, unsigned long nr)
+{
+	unsigned long end = page + nr;
+
+	while (page < end) {
+		unsigned long *bits = xa_load(&set->pages, page >> PM_SET_SHIFT);
+		unsigned long first = page & (PM_SET_PAGES - 1);
+
+		nr = min(end - page, PM_SET_PAGES - first);
+		if (bits)
+			pm_set_change(bits, first, nr, false);
+		page += nr;
+	}
+}
