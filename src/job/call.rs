@@ -4,7 +4,10 @@
 //!
 //! Locks: none of its own. `mmap_lock` is held within each walk and not between them.
 
-use kernel::prelude::*;
+use kernel::{
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
 
 use crate::{
     marks::Marks,
@@ -145,6 +148,8 @@ pub(super) fn migrate(
     running: Running<'_>,
 ) -> Result<Outcome> {
     let pairs = order.lists.len();
+    let Range { start, end } = order.range;
+    let [plain, huge, served, others @ ..] = FolioList::new_all()?;
     let mut call = Call {
         order,
         target,
@@ -153,13 +158,13 @@ pub(super) fn migrate(
         marks: Marks::new(),
         unknown: None,
         stuck: 0,
-        batch: Batch::new()?,
+        batch: Batch::new(end.saturating_sub(start) >> PAGE_SHIFT)?,
         lists: Lists {
-            plain: FolioList::new()?,
-            huge: FolioList::new()?,
-            served: FolioList::new()?,
+            plain,
+            huge,
+            served,
         },
-        scratch: Scratch::new()?,
+        scratch: Scratch::new(others)?,
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         waiting: Waiting::new(pairs)?,
         nodes: KVVec::from_elem(0, order.map.flags().len(), GFP_KERNEL_ACCOUNT)?,
@@ -167,7 +172,7 @@ pub(super) fn migrate(
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
-            resume: order.range.start,
+            resume: start,
             end: End::Done,
         },
     };

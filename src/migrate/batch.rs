@@ -24,9 +24,12 @@ pub(crate) const MAX_PAGES: u64 = 1024;
 /// Most folios of a batch.
 const MAX_FOLIOS: usize = MAX_PAGES as usize;
 
-/// Folios that the first batch of a call may have. Most calls on small processes need no more, and
-/// memory for more would cost them as much as the rest of the call.
-const FIRST_FOLIOS: usize = 128;
+/// Folios that the first batch of a call may have. Calls on small processes need no more, and memory for
+/// more would cost them as much as the rest of the call.
+const FIRST_FOLIOS: usize = 32;
+
+/// How many times more there is room for after a batch that was full.
+const GROWTH: usize = 8;
 
 /// Runs for each folio that there is room for. A folio may have any number of them, and where there are
 /// more, the batch is full.
@@ -159,12 +162,12 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Makes an empty batch.
+    /// Makes an empty batch for a range of so many pages.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(pages: usize) -> Result<Self> {
         let mut batch = Self {
             entries: KVVec::new(),
             slots: KVVec::new(),
@@ -174,7 +177,7 @@ impl Batch {
             parts: KVVec::new(),
             unwritten: KVVec::new(),
         };
-        batch.make_room_for(FIRST_FOLIOS)?;
+        batch.make_room_for(pages.clamp(1, FIRST_FOLIOS))?;
         Ok(batch)
     }
 
@@ -488,7 +491,7 @@ impl Batch {
         self.size = 0;
         if full && self.capacity() < MAX_FOLIOS {
             // Without memory for it, batches stay small.
-            let _ = self.make_room_for(MAX_FOLIOS);
+            let _ = self.make_room_for(self.capacity().saturating_mul(GROWTH).min(MAX_FOLIOS));
         }
     }
 }

@@ -119,10 +119,13 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    /// Uses the empty `lists` as long as it lives.
+    ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(lists: [FolioList; 3]) -> Result<Self> {
+        let [parked, sorted, hand] = lists;
         Ok(Self {
             placed: KVVec::new(),
             cramped: false,
@@ -131,9 +134,9 @@ impl Scratch {
             batches: 0,
             wants: KVVec::new(),
             reserve: KVVec::new(),
-            parked: FolioList::new()?,
-            sorted: FolioList::new()?,
-            hand: FolioList::new()?,
+            parked,
+            sorted,
+            hand,
         })
     }
 

@@ -10,6 +10,7 @@ use core::{
 use kernel::{
     ffi::c_void,
     prelude::*,
+    sync::Arc,
     types::Opaque, //
 };
 
@@ -18,12 +19,22 @@ use crate::{
     shim::node, //
 };
 
+/// Lists that one call needs.
+const LISTS: usize = 6;
+
+/// The heads of a call's lists, in one piece of memory.
+struct Heads([Opaque<bindings::list_head>; LISTS]);
+
 /// Isolated folios. What is still in the list when it is dropped goes back where it came from.
 ///
 /// # Invariants
 ///
-/// The list head is initialised and links isolated folios that belong to this list alone.
-pub(crate) struct FolioList(KBox<Opaque<bindings::list_head>>);
+/// The list head is one of `_heads` that no other list has. It is initialised and links isolated folios
+/// that belong to this list alone.
+pub(crate) struct FolioList {
+    head: *mut bindings::list_head,
+    _heads: Arc<Heads>,
+}
 
 // SAFETY: The folios belong to whoever holds the list, on whatever thread.
 unsafe impl Send for FolioList {}
@@ -47,33 +58,39 @@ pub(crate) struct Isolated {
 }
 
 impl FolioList {
-    /// Makes an empty list.
+    /// Makes the lists of a call, all empty.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
-        let head = KBox::new(Opaque::uninit(), GFP_KERNEL)?;
-        // SAFETY: The head is writable and does not move: it stays in its box.
-        unsafe { bindings::pm_shim_list_init(head.get()) };
-        // INVARIANT: The list has been initialised and is empty.
-        Ok(Self(head))
+    pub(crate) fn new_all() -> Result<[Self; LISTS]> {
+        let heads = core::array::from_fn(|_| Opaque::uninit());
+        let heads = Arc::new(Heads(heads), GFP_KERNEL)?;
+        Ok(heads.0.each_ref().map(|head| {
+            // SAFETY: The head is writable and does not move: it stays where the `Arc` has it.
+            unsafe { bindings::pm_shim_list_init(head.get()) };
+            // INVARIANT: The list has been initialised and is empty, and each head is for one list.
+            Self {
+                head: head.get(),
+                _heads: heads.clone(),
+            }
+        }))
     }
 
     pub(super) fn as_raw(&mut self) -> *mut bindings::list_head {
-        self.0.get()
+        self.head
     }
 
     /// Whether there is nothing in it.
     pub(crate) fn is_empty(&self) -> bool {
         // SAFETY: The list is initialised by the type invariant.
-        unsafe { bindings::pm_shim_list_is_empty(self.0.get()) }
+        unsafe { bindings::pm_shim_list_is_empty(self.head) }
     }
 
     /// The first folio.
     pub(crate) fn first(&self) -> Option<Source<'_>> {
         // SAFETY: The list is initialised and links isolated folios by the type invariant.
-        let folio = unsafe { bindings::pm_shim_list_first(self.0.get()) };
+        let folio = unsafe { bindings::pm_shim_list_first(self.head) };
         (!folio.is_null()).then_some(Source {
             folio,
             _life: PhantomData,

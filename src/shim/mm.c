@@ -118,6 +118,7 @@ struct pm_walk_state {
 	unsigned int holes;
 	u32 file_flags;		/* facts about the pages of the VMA's file */
 	bool plain;		/* whatever the VMA maps is a page of the process */
+	bool loses;		/* the VMA may have lost shared page tables */
 	struct pm_set_cursor moved, only;
 };
 
@@ -537,19 +538,31 @@ static pte_t *pm_walk_share_again(struct mm_walk *mw, unsigned long addr)
 	return pm_call(huge_pte_alloc)(mw->mm, vma, addr, PMD_SIZE);
 }
 
+/* Apart, as a mapping may have many holes, and next to none of them come here. */
+static noinline int pm_walk_some_hole(unsigned long addr, unsigned long next,
+				      struct mm_walk *mw)
+{
+	struct pm_walk_state *st = mw->private;
+
+	/* Between VMAs there is none, and the last one no longer counts. */
+	if (st->loses && mw->vma) {
+		pte_t *pte = pm_walk_share_again(mw, addr & PMD_MASK);
+
+		if (pte)
+			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
+	}
+	return pm_walk_pause(mw, next);
+}
+
 /* A mapping may be large and empty, and its pages may be looked for one by one. */
 static int pm_walk_hole(unsigned long addr, unsigned long next, int depth,
 			struct mm_walk *mw)
 {
 	struct pm_walk_state *st = mw->private;
 
-	if (st->walk->share && mw->vma && is_vm_hugetlb_page(mw->vma)) {
-		pte_t *pte = pm_walk_share_again(mw, addr & PMD_MASK);
-
-		if (pte)
-			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
-	}
-	return pm_walk_nothing(mw, next);
+	if (likely(++st->holes % PM_WALK_HOLES && !st->loses))
+		return 0;
+	return pm_walk_some_hole(addr, next, mw);
 }
 
 /* Huge pages of a device are not the process's, and to walk them would split them. */
@@ -599,6 +612,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	 */
 	st->file_flags = 0;
 	st->plain = pm_vma_is_plain(vma);
+	st->loses = st->walk->share && is_vm_hugetlb_page(vma);
 	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
 		st->file_flags = PM_FOLIO_UNMOVABLE;
 	if (vma->vm_file) {
@@ -731,9 +745,9 @@ int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 			 unsigned long end, unsigned long *last,
 			 struct pm_file *file)
 {
-	unsigned long begin = *addr;
 	struct vm_area_struct *vma;
 	unsigned int steps = 0;
+	VMA_ITERATOR(vmi, mm, *addr);
 	int err;
 
 	*file = (struct pm_file){};
@@ -741,8 +755,7 @@ int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 	if (err)
 		return err;
 	*addr = end;
-	for (vma = find_vma(mm, begin); vma && vma->vm_start < end;
-	     vma = find_vma(mm, vma->vm_end)) {
+	for_each_vma_range(vmi, vma, end) {
 		const struct inode *inode;
 
 		if (++steps > PM_WALK_STEPS) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sets of page numbers: one bit for each page, in pages of bits that are made on
+ * Sets of page numbers: one bit for each page, in blocks of bits that are made on
  * demand. The walk looks pages up under page-table locks, so that takes no lock
  * and does not sleep. Bits change atomically: several threads may add pages.
  */
@@ -21,7 +21,7 @@ struct pm_set *pm_shim_set_new(void)
 	struct pm_set *set = kmalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
 
 	if (set) {
-		xa_init(&set->pages);
+		xa_init(&set->blocks);
 		set->nr = 0;
 	}
 	return set;
@@ -36,9 +36,11 @@ void pm_shim_set_clear(struct pm_set *set)
 	unsigned long index;
 	void *bits;
 
-	xa_for_each(&set->pages, index, bits)
+	if (!set->nr)
+		return;
+	xa_for_each(&set->blocks, index, bits)
 		kfree(bits);
-	xa_destroy(&set->pages);
+	xa_destroy(&set->blocks);
 	set->nr = 0;
 }
 
@@ -85,12 +87,12 @@ static unsigned long pm_set_find(struct pm_set *set, unsigned long page,
 		const unsigned long *bits;
 
 		if (has) {
-			bits = xa_find(&set->pages, &index, ULONG_MAX, XA_PRESENT);
+			bits = xa_find(&set->blocks, &index, ULONG_MAX, XA_PRESENT);
 			if (!bits || index << PM_SET_SHIFT >= end)
 				return end;
 			page = max(page, index << PM_SET_SHIFT);
 		} else {
-			bits = xa_load(&set->pages, index);
+			bits = xa_load(&set->blocks, index);
 			if (!bits)
 				return page;
 		}
@@ -133,36 +135,36 @@ unsigned long pm_shim_set_gap(struct pm_set *set, unsigned long page,
 }
 
 /*
- * Its page of bits, which is made if it is not there.
+ * Its block of bits, which is made if it is not there.
  *
  * Charged to the caller: everybody may open as many jobs as files. Where folios
  * are locked, so it fails rather than call the OOM killer. A node of the array
- * serves 64 such pages and need not be charged.
+ * serves 64 such blocks and need not be charged.
  */
 static unsigned long *pm_set_make(struct pm_set *set, unsigned long index)
 {
-	unsigned long *bits = xa_load(&set->pages, index), *others;
+	unsigned long *bits = xa_load(&set->blocks, index), *others;
 
 	if (bits)
 		return bits;
-	bits = pm_shim_zalloc(PAGE_SIZE);
+	bits = pm_shim_zalloc(PM_SET_PAGES / BITS_PER_BYTE);
 	if (!bits)
 		return NULL;
-	xa_lock(&set->pages);
-	others = __xa_cmpxchg(&set->pages, index, NULL, bits,
+	xa_lock(&set->blocks);
+	others = __xa_cmpxchg(&set->blocks, index, NULL, bits,
 			      GFP_NOWAIT | __GFP_NOWARN);
 	if (!others) {
-		/* Pairs with pm_set_has(): whoever sees the number finds the page. */
+		/* Pairs with pm_set_has(): whoever sees the number finds the block. */
 		smp_store_release(&set->nr, set->nr + 1);
 	}
-	xa_unlock(&set->pages);
+	xa_unlock(&set->blocks);
 	if (!others)
 		return bits;
 	kfree(bits);
 	return xa_is_err(others) ? NULL : others;
 }
 
-/* Change the bits of pages of one page of bits. */
+/* Change the bits of pages of one block. */
 static void pm_set_change(unsigned long *bits, unsigned long first,
 			  unsigned long nr, bool add)
 {
@@ -194,7 +196,7 @@ int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr)
 	unsigned long index, end = page + nr;
 	unsigned long first = page & (PM_SET_PAGES - 1);
 
-	/* All but gigantic folios are on one page of bits. */
+	/* Most folios are in one block. */
 	if (first + nr <= PM_SET_PAGES) {
 		unsigned long *bits = pm_set_make(set, page >> PM_SET_SHIFT);
 
@@ -207,7 +209,7 @@ int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr)
 		if (!pm_set_make(set, index))
 			return -ENOMEM;
 	while (page < end) {
-		unsigned long *bits = xa_load(&set->pages, page >> PM_SET_SHIFT);
+		unsigned long *bits = xa_load(&set->blocks, page >> PM_SET_SHIFT);
 
 		first = page & (PM_SET_PAGES - 1);
 		nr = min(end - page, PM_SET_PAGES - first);
@@ -228,7 +230,7 @@ void pm_shim_set_remove(struct pm_set *set, unsigned long page, unsigned long nr
 	unsigned long end = page + nr;
 
 	while (page < end) {
-		unsigned long *bits = xa_load(&set->pages, page >> PM_SET_SHIFT);
+		unsigned long *bits = xa_load(&set->blocks, page >> PM_SET_SHIFT);
 		unsigned long first = page & (PM_SET_PAGES - 1);
 
 		nr = min(end - page, PM_SET_PAGES - first);

@@ -5,17 +5,17 @@
 #include <linux/bitops.h>
 #include <linux/xarray.h>
 
-/* Page numbers of one page of bits: 128 MiB of memory. */
-#define PM_SET_SHIFT	(PAGE_SHIFT + 3)
+/* Page numbers of one block of bits: 16 MiB of memory in 512 bytes. */
+#define PM_SET_SHIFT	12
 #define PM_SET_PAGES	(1UL << PM_SET_SHIFT)
 
 /* A set of page numbers, of frames or of virtual pages. */
 struct pm_set {
-	struct xarray pages;		/* of bits, by page number / PM_SET_PAGES */
-	unsigned int nr;		/* pages of bits */
+	struct xarray blocks;		/* of bits, by page number / PM_SET_PAGES */
+	unsigned int nr;		/* of blocks */
 };
 
-/* The page of bits that was looked at last, NULL if there was none among @nr. */
+/* The block of bits that was looked at last, NULL if there was none among @nr. */
 struct pm_set_cursor {
 	unsigned long index;
 	const unsigned long *bits;
@@ -25,7 +25,7 @@ struct pm_set_cursor {
 #define PM_SET_CURSOR	{ .index = ULONG_MAX }
 
 /*
- * Whether a page is in the set. Takes no lock: pages of bits stay until the
+ * Whether a page is in the set. Takes no lock: blocks of bits stay until the
  * whole set is freed. Another thread may add one at any time, before it sets a
  * bit there.
  */
@@ -36,9 +36,9 @@ static inline bool pm_set_has(struct pm_set *set, struct pm_set_cursor *at,
 
 	if (index != at->index ||
 	    (!at->bits && at->nr != READ_ONCE(set->nr))) {
-		/* Pairs with pm_set_make(): one more page may be there, not less. */
+		/* Pairs with pm_set_make(): one more block may be there, not less. */
 		at->nr = smp_load_acquire(&set->nr);
-		at->bits = xa_load(&set->pages, index);
+		at->bits = xa_load(&set->blocks, index);
 		at->index = index;
 	}
 	return at->bits && test_bit(page & (PM_SET_PAGES - 1), at->bits);

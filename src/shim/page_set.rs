@@ -24,7 +24,7 @@ pub(crate) struct PageSet(NonNull<bindings::pm_set>);
 
 // SAFETY: The set is not bound to a thread.
 unsafe impl Send for PageSet {}
-// SAFETY: Its bits change atomically, and its pages of bits stay until it is cleared, which takes
+// SAFETY: Its bits change atomically, and its blocks of bits stay until it is cleared, which takes
 // a unique reference, or dropped.
 unsafe impl Sync for PageSet {}
 
