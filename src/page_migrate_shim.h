@@ -117,6 +117,13 @@ struct pm_walk {
 	struct pm_file file;		/* out: with PM_END_FILE, held */
 };
 
+/* The block of bits of a set that was used last, NULL if there was none among @nr. */
+struct pm_set_cursor {
+	unsigned long index;
+	unsigned long *bits;
+	unsigned int nr;
+};
+
 /* A flag of @nodes: pages that are found there are to move. */
 #define PM_NODE_OLD		4U
 
@@ -145,7 +152,8 @@ unsigned long pm_shim_set_next(struct pm_set *set, unsigned long page,
 			       unsigned long end);
 unsigned long pm_shim_set_gap(struct pm_set *set, unsigned long page,
 			      unsigned long end);
-int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr);
+int pm_shim_set_add(struct pm_set *set, struct pm_set_cursor *at,
+		    unsigned long page, unsigned long nr);
 void pm_shim_set_remove(struct pm_set *set, unsigned long page, unsigned long nr);
 
 bool pm_shim_self_ranges_only(void);
@@ -201,6 +209,8 @@ void pm_shim_list_splice(struct list_head *from, struct list_head *to);
 bool pm_shim_folio_isolate(struct folio *folio, struct list_head *list);
 struct folio *pm_shim_folio_alloc(unsigned int nid, unsigned int order,
 				  bool hugetlb, enum pm_effort effort);
+unsigned long pm_shim_folio_alloc_some(unsigned int nid, unsigned long nr,
+				       struct folio **folios);
 unsigned long pm_shim_folio_pfn(struct folio *folio);
 unsigned long pm_shim_folio_nr_pages(struct folio *folio);
 unsigned int pm_shim_folio_order(struct folio *folio);

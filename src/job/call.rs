@@ -29,7 +29,8 @@ use crate::{
     pure::{
         counts::{
             Counts,
-            Reason, //
+            Reason,
+            Waits, //
         },
         order::{
             Order,
@@ -188,13 +189,22 @@ pub(super) fn migrate(
         call.write_back();
     }
     let waits = call.waiting.waits();
-    call.outcome.counts.stay_waiting(waits);
+    call.stay(waits, ended.err());
     running.show(&call.outcome.counts, 0, call.outcome.resume);
     drop(running);
     Ok(call.outcome)
 }
 
 impl Call<'_> {
+    /// Counts pages that wait no longer, as the call ends like that.
+    pub(super) fn stay(&mut self, waits: Waits, ended: Option<End>) {
+        let counts = &mut self.outcome.counts;
+        match ended {
+            Some(End::TargetGone) => counts.stay(Reason::Gone, waits.total()),
+            _ => counts.stay_waiting(waits),
+        }
+    }
+
     /// Makes policies name the new nodes, so that pages faulted in from now on land there.
     ///
     /// # Errors
@@ -281,16 +291,32 @@ impl Call<'_> {
             // A target that moves itself has used its pages here.
             _ => shim::folio::drain_lru_here(),
         }
+        let done = self.all_chunks(attempt, running);
+        if matches!(done, Err(End::Signal)) && self.waiting.has_new() {
+            // Most of what is busy waits on a CPU for its list. The caller is not to come back for that.
+            shim::folio::drain_lru();
+            let _ = self.retry_few(Attempt::Patient);
+        }
+        done
+    }
+
+    /// Goes over the range, chunk after chunk.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end before it got to the end of the range.
+    fn all_chunks(&mut self, attempt: Attempt, running: &Running<'_>) -> Result<(), End> {
+        let end = self.order.range.end;
         while self.outcome.resume < end {
             let done = self.chunk(end, attempt);
             self.show(running);
             done?;
-            if self.outcome.resume < end {
-                self.pause()?;
-            }
             if attempt == Attempt::Patient && self.scratch.wants_room() {
                 // Nodes are compacted for what waits, which a call that ends early would leave behind.
-                self.round(attempt)?;
+                self.retry_few(attempt)?;
+            }
+            if self.outcome.resume < end {
+                self.pause()?;
             }
         }
         Ok(())
@@ -308,9 +334,9 @@ impl Call<'_> {
             return Ok(false);
         };
         // What lies before the file need not wait for its server.
-        if file.is_served() && self.waiting.waits().total() > 0 {
+        if file.is_served() && self.waiting.has_new() {
             shim::folio::drain_lru();
-            self.round(Attempt::Patient)?;
+            self.retry_few(Attempt::Patient)?;
         }
         self.marks.learn(file, self.stuck > 0).map_err(ended_by)?;
         self.pause()?;
@@ -327,7 +353,7 @@ impl Call<'_> {
     fn chunk(&mut self, end: usize, attempt: Attempt) -> Result<(), End> {
         let at = self.outcome.resume;
         let learnt = self.learn()?;
-        self.make_room(attempt)?;
+        self.make_room()?;
         let walked = self.walk(at, end, Look::All, self.limit())?;
         self.finish_batch(at, attempt)?;
         self.stuck = if learnt && walked.unknown.is_some() && walked.resume == at {
@@ -364,8 +390,8 @@ impl Call<'_> {
         let only = Only {
             pages: self.waiting.now(),
             leave: matches!(look, Look::Pair(_)),
-            // Others wait for the folios that are isolated.
-            try_lock: !self.batch.has_no_folio(),
+            // Others wait for folios that are isolated, and pages have been taken out of the set.
+            try_lock: !self.batch.is_empty(),
         };
         let again = !matches!(look, Look::All);
         let filter = Filter {
@@ -406,18 +432,16 @@ impl Call<'_> {
         })
     }
 
-    /// Whether to go on.
+    /// Whether to go on, whatever signal has come but a kill.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    pub(super) fn pause(&self) -> Result<(), End> {
+    pub(super) fn may_go_on(&self) -> Result<(), End> {
         if self.order.max_pages.is_some_and(|max| self.copied >= max) {
             return Err(End::Done);
         }
-        // A call that is interrupted again and again must get on: the first chunk is always done.
-        let begun = self.outcome.resume > self.order.range.start;
-        if task::caller_is_killed() || (begun && current!().signal_pending()) {
+        if task::caller_is_killed() {
             return Err(End::Signal);
         }
         if self.target.is_gone() {
@@ -426,13 +450,27 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// Whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    pub(super) fn pause(&self) -> Result<(), End> {
+        // A call that is interrupted again and again must get on: the first chunk is always done.
+        let begun = self.outcome.resume > self.order.range.start;
+        if begun && current!().signal_pending() {
+            return Err(End::Signal);
+        }
+        self.may_go_on()
+    }
+
     /// Gets ready for a batch: its memory, and room for the large folios that found none in the last one.
     /// Nothing is isolated now.
     ///
     /// # Errors
     ///
     /// [`End::Broke`].
-    pub(super) fn make_room(&mut self, attempt: Attempt) -> Result<(), End> {
+    pub(super) fn make_room(&mut self) -> Result<(), End> {
         let Self {
             order,
             scratch,
@@ -442,7 +480,7 @@ impl Call<'_> {
         if order.dry_run {
             return Ok(());
         }
-        let prepared = scratch.prepare(batch.capacity(), attempt);
+        let prepared = scratch.prepare(batch.capacity(), order.lists.len());
         prepared.map_err(ended_by)?;
         if scratch.wants_room() {
             shim::run_for(order.map.destinations(), &mut || scratch.make_room());
@@ -463,7 +501,7 @@ impl Call<'_> {
         let (pages, before) = (self.batch.pages(), self.done_with());
         let moved = if self.order.dry_run {
             self.imagine_batch()
-        } else if self.batch.has_no_folio() {
+        } else if self.batch.folios() == 0 {
             Ok(())
         } else if self.target.reread_mems() {
             self.move_batch(attempt)
@@ -487,11 +525,12 @@ impl Call<'_> {
         moved
     }
 
-    /// Gives up a batch whose target is gone, and with it the counts of its pages: whoever exits, or executes
-    /// another program, has none of them left.
+    /// Gives up a batch whose target is gone: whoever exits, or executes another program, has given all of its
+    /// pages back.
     pub(super) fn abandon_batch(&mut self) {
         self.lists.put_back();
-        self.batch.clear();
+        let pages = self.batch.give_up();
+        self.outcome.counts.stay(Reason::Gone, pages);
     }
 
     /// Remembers the frames of a batch of a dry run as if it had moved.

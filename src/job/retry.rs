@@ -16,7 +16,10 @@ use kernel::{
 };
 
 use crate::{
-    migrate::Attempt,
+    migrate::{
+        batch,
+        Attempt, //
+    },
     pure::counts::Reason,
     shim, //
 };
@@ -41,6 +44,9 @@ const MIN_SHARE: u64 = 32;
 /// Walks for one batch, at most. What the first of them has isolated waits for the last.
 const MAX_WALKS: usize = 32;
 
+/// So many pages may wait for an attempt in the middle of the first pass.
+const FEW: u64 = 2 * batch::MAX_PAGES;
+
 /// How long kswapd gets before the last round.
 const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
 
@@ -52,6 +58,7 @@ impl Call<'_> {
     /// Says why the call must end before that. It is to go on from the first page that waits.
     pub(super) fn rounds(&mut self, running: &Running<'_>) -> Result<(), End> {
         let mut rounds = Rounds::new();
+        let mut begun = false;
         let mut before = 0;
         loop {
             let waits = self.waiting.waits();
@@ -65,21 +72,47 @@ impl Call<'_> {
             let Some(round) = rounds.next(left) else {
                 return Ok(());
             };
-            // A caller that is interrupted again and again must get on: all has been looked at.
-            if waits.no_memory == 0 && current!().signal_pending() {
-                return Ok(());
-            }
-            let done = self.pause().and_then(|()| {
+            // A call that is interrupted again and again must get on: a batch is always tried.
+            let may = if begun {
+                self.pause()
+            } else {
+                self.may_go_on()
+            };
+            begun = true;
+            let done = may.and_then(|()| {
                 let attempt = self.prepare_round(round);
                 self.round(attempt)
             });
             self.show(running);
             if done.is_err() {
-                let first = self.waiting.first();
-                self.outcome.resume = first.unwrap_or(self.order.range.end);
+                self.go_back();
                 return done;
             }
         }
+    }
+
+    /// Tries what waits once more in the middle of the first pass, unless it is so much that this would cost
+    /// more than the pass.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    pub(super) fn retry_few(&mut self, attempt: Attempt) -> Result<(), End> {
+        if self.waiting.waits().total() > FEW {
+            return Ok(());
+        }
+        let may = self.may_go_on();
+        let done = may.and_then(|()| self.round(attempt));
+        if done.is_err() && self.outcome.resume >= self.order.range.end {
+            self.go_back();
+        }
+        done
+    }
+
+    /// The call ends: it is to go on from the first page that waits.
+    fn go_back(&mut self) {
+        let first = self.waiting.first();
+        self.outcome.resume = first.unwrap_or(self.order.range.end);
     }
 
     /// Does what is to be done before a round, and says how hard it tries.
@@ -112,10 +145,12 @@ impl Call<'_> {
         let mut taken = 0;
         let done = self.retry(attempt, &mut taken);
         let missed = waits.without(taken);
-        if done.is_ok() {
-            self.outcome.counts.stay(Reason::Gone, missed.total());
-        } else {
-            self.outcome.counts.stay_waiting(missed);
+        match done {
+            Ok(()) => {
+                self.outcome.counts.stay(Reason::Gone, missed.total());
+                self.waiting.end_round();
+            }
+            Err(ended) => self.stay(missed, Some(ended)),
         }
         done
     }
@@ -128,7 +163,7 @@ impl Call<'_> {
     fn retry(&mut self, attempt: Attempt, taken: &mut u64) -> Result<(), End> {
         let mut rest = 0;
         loop {
-            self.make_room(attempt)?;
+            self.make_room()?;
             let Some(first) = self.fill_batch(&mut rest, taken)? else {
                 return Ok(());
             };

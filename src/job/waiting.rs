@@ -28,6 +28,8 @@ pub(super) struct Waiting {
     next: PageSet,
     /// Why those of `next` wait.
     waits: Waits,
+    /// Some have come since the last round.
+    has_new: bool,
     /// For each pair the first of its pages in `next`.
     first: KVVec<Option<usize>>,
     /// For each pair the page at which the round is to go on, if it has not been through.
@@ -47,6 +49,7 @@ impl Waiting {
             now: PageSet::new()?,
             next: PageSet::new()?,
             waits: Waits::default(),
+            has_new: false,
             first: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
             turns: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
             turn: 0,
@@ -61,10 +64,16 @@ impl Waiting {
     pub(super) fn add(&mut self, wait: &Wait) -> Result {
         self.next.add(wait.page, wait.nr_pages)?;
         self.waits.add(wait.reason, wait.nr_pages as u64);
+        self.has_new = true;
         if let Some(first) = self.first.get_mut(wait.pair) {
             *first = Some(first.map_or(wait.page, |first| first.min(wait.page)));
         }
         Ok(())
+    }
+
+    /// Whether pages have come since the last round.
+    pub(super) fn has_new(&self) -> bool {
+        self.has_new
     }
 
     /// Why pages wait for the next round.
@@ -79,9 +88,14 @@ impl Waiting {
         first.map(|page| page << PAGE_SHIFT)
     }
 
-    /// Begins a round over all that waits. Returns why they wait.
-    pub(super) fn begin_round(&mut self) -> Waits {
+    /// Ends a round that has looked at everything: what it has not met has been given back.
+    pub(super) fn end_round(&mut self) {
         self.now.clear();
+        self.has_new = false;
+    }
+
+    /// Begins a round over all that waits. Returns why they wait. The last round has ended.
+    pub(super) fn begin_round(&mut self) -> Waits {
         core::mem::swap(&mut self.now, &mut self.next);
         core::mem::swap(&mut self.turns, &mut self.first);
         self.first.fill(None);

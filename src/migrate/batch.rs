@@ -155,6 +155,8 @@ pub(crate) struct Batch {
     pages: u64,
     /// Base pages of its folios.
     size: u64,
+    /// Some of them are large.
+    has_large: bool,
     /// Parts of those that were split.
     parts: KVVec<Part>,
     /// VMAs, by their first address, of whose files pages stay because they have yet to be written.
@@ -174,6 +176,7 @@ impl Batch {
             runs: KVVec::new(),
             pages: 0,
             size: 0,
+            has_large: false,
             parts: KVVec::new(),
             unwritten: KVVec::new(),
         };
@@ -218,14 +221,35 @@ impl Batch {
         self.runs.is_empty()
     }
 
-    /// Whether nothing is isolated for it.
-    pub(crate) fn has_no_folio(&self) -> bool {
-        self.entries.is_empty()
+    /// Folios that are isolated for it.
+    pub(crate) fn folios(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether its folios have `limit` pages, or there is no room for another one.
     pub(crate) fn is_full(&self, limit: u64) -> bool {
         self.size >= limit.min(MAX_PAGES) || self.entries.len() >= self.capacity()
+    }
+
+    /// Whether some of its folios are large.
+    pub(crate) fn has_large(&self) -> bool {
+        self.has_large
+    }
+
+    /// Counts the small folios of each pair.
+    pub(crate) fn count_small(&self, by_pair: &mut [u16]) {
+        by_pair.fill(0);
+        for entry in self.entries.iter().filter(|entry| entry.nr_pages == 1) {
+            if let Some(count) = by_pair.get_mut(usize::from(entry.pair)) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    /// The pair of a folio, by its number.
+    pub(crate) fn pair(&self, number: u16) -> Option<usize> {
+        let entry = self.entries.get(usize::from(number));
+        entry.map(|entry| usize::from(entry.pair))
     }
 
     /// Whether there is room for another run.
@@ -316,6 +340,7 @@ impl Batch {
         self.push_run(found, number, pair, false);
         self.pages = self.pages.saturating_add(found.mapped as u64);
         self.size = self.size.saturating_add(found.nr_pages as u64);
+        self.has_large |= found.nr_pages > 1;
     }
 
     /// Adds a run of pages whose folio somebody else has. There must be room for a run.
@@ -347,7 +372,8 @@ impl Batch {
             nr_pages,
             fate,
         };
-        entry.fate = match self.parts.push(part, GFP_KERNEL_ACCOUNT | __GFP_NOWARN) {
+        let gfp = GFP_NOWAIT | __GFP_NOWARN;
+        entry.fate = match self.parts.push(part, gfp) {
             Ok(()) => Fate::InParts,
             Err(_) => Fate::Left(Reason::Busy),
         };
@@ -384,7 +410,8 @@ impl Batch {
         if let Some(start) = holds.filter(|start| !self.unwritten.contains(start)) {
             // Of more files than these, a later call has pages to write.
             if self.unwritten.len() < MAX_UNWRITTEN {
-                let _ = self.unwritten.push(start, GFP_KERNEL_ACCOUNT);
+                let gfp = GFP_NOWAIT | __GFP_NOWARN;
+                let _ = self.unwritten.push(start, gfp);
             }
         }
     }
@@ -474,8 +501,15 @@ impl Batch {
         }
     }
 
+    /// Empties the batch, of which nothing has been tried. Returns the pages that were met for it.
+    pub(crate) fn give_up(&mut self) -> u64 {
+        let pages = self.runs.iter().map(|run| u64::from(run.len)).sum();
+        self.clear();
+        pages
+    }
+
     /// Empties the batch, and makes room for a larger one if it was full.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         let full = self.is_full(MAX_PAGES) || !self.has_room_for_run();
         // The last entry first: no other one was placed behind it.
         while let Some(pfn) = self.entries.last().map(|entry| entry.pfn) {
@@ -489,6 +523,7 @@ impl Batch {
         self.parts.clear();
         self.pages = 0;
         self.size = 0;
+        self.has_large = false;
         if full && self.capacity() < MAX_FOLIOS {
             // Without memory for it, batches stay small.
             let _ = self.make_room_for(self.capacity().saturating_mul(GROWTH).min(MAX_FOLIOS));

@@ -5,6 +5,7 @@
 pub(crate) mod batch;
 mod place;
 mod run;
+mod stock;
 
 pub(crate) use run::{
     Attempt,

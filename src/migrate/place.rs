@@ -123,14 +123,6 @@ impl Places {
             .fold(0, |sum, (whom, _)| sum.saturating_add(whom.nr_pages))
     }
 
-    /// Pages of all folios that are to be split.
-    pub(crate) fn all_promised(&self) -> usize {
-        self.known
-            .iter()
-            .filter(|(_, place)| matches!(place, Place::Pieces(..)))
-            .fold(0, |sum, (whom, _)| sum.saturating_add(whom.nr_pages))
-    }
-
     /// Forgets all, and gives back what was not taken.
     pub(crate) fn clear(&mut self) {
         self.known.clear();

@@ -20,7 +20,10 @@ use crate::{
             Source, //
         },
         node,
-        page_set::PageSet, //
+        page_set::{
+            Adder,
+            PageSet, //
+        }, //
     },
     target::Mems, //
 };
@@ -35,7 +38,8 @@ use super::{
         Place,
         Places,
         Whom, //
-    }, //
+    },
+    stock::Stock, //
 };
 
 /// Batches after which reclaim is tried once more on a node where it did not help.
@@ -65,6 +69,13 @@ struct Want {
 /// Sizes that are wanted at a time, at most. What is wanted besides is asked for again.
 const MAX_WANTS: usize = 16;
 
+/// New folios that a batch may have: its last folio may be a huge page, and all of them in pieces. A gigantic
+/// page is never split.
+const MAX_PLACED: usize = 16 * batch::MAX_PAGES as usize;
+
+/// A batch that may be so large gets pages ahead.
+const MIN_STOCKED: usize = 64;
+
 /// A new folio that has not been given back.
 struct Placed {
     /// The number in the batch of the folio that it is for.
@@ -91,7 +102,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Migration<'a> {
     map: &'a Map,
     mems: &'a Mems,
-    frames: &'a PageSet,
+    frames: Adder<'a>,
     batch: &'a mut Batch,
     strict: bool,
     attempt: Attempt,
@@ -105,9 +116,11 @@ pub(crate) struct Migration<'a> {
 /// Memory that is used for one batch after the other.
 pub(crate) struct Scratch {
     placed: KVVec<Placed>,
-    /// It was full: the kernel has split folios by itself. They are tried again, when it is larger.
-    cramped: bool,
     places: Places,
+    /// Single pages that were allocated ahead.
+    stock: Stock,
+    /// For each pair the small folios of the batch that have no place yet.
+    need: KVVec<u16>,
     nodes: KVVec<u8>,
     batches: u32,
     /// What to compact nodes for before the next batch, and large folios that came of it.
@@ -128,8 +141,9 @@ impl Scratch {
         let [parked, sorted, hand] = lists;
         Ok(Self {
             placed: KVVec::new(),
-            cramped: false,
             places: Places::new(),
+            stock: Stock::new(),
+            need: KVVec::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             batches: 0,
             wants: KVVec::new(),
@@ -140,31 +154,28 @@ impl Scratch {
         })
     }
 
-    /// Gets the memory to move a batch of so many folios. Nothing may be isolated: the kernel may reclaim
-    /// or compact for it.
+    /// Gets ready for a batch of up to so many folios, of so many pairs. Nothing may be isolated: the kernel
+    /// may reclaim for it.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn prepare(&mut self, folios: usize, attempt: Attempt) -> Result {
-        // A batch whose last folio is a huge page, all in pieces.
-        let most = 2 * batch::MAX_PAGES as usize;
-        let cramped = core::mem::take(&mut self.cramped);
-        let folios = if cramped || attempt != Attempt::Quick {
-            most
-        } else {
-            folios.saturating_mul(2).min(most)
-        };
-        let more = folios.saturating_sub(self.placed.len());
-        Ok(self.placed.reserve(more, GFP_KERNEL_ACCOUNT)?)
+    pub(crate) fn prepare(&mut self, folios: usize, pairs: usize) -> Result {
+        self.placed.clear();
+        self.placed.reserve(folios, GFP_KERNEL_ACCOUNT)?;
+        if folios >= MIN_STOCKED {
+            self.stock.prepare()?;
+            self.need.resize(pairs, 0, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
     }
 
-    /// Whether a folio of so many pages may be split, beside those that are to be split.
-    fn has_room_for_pieces(&mut self, nr_pages: usize) -> bool {
-        let taken = self.placed.len().saturating_add(self.places.all_promised());
-        let has = taken.saturating_add(nr_pages) <= self.placed.capacity();
-        self.cramped |= !has;
-        has
+    /// Makes room to note the pieces of large folios that are split, before folios are locked. The kernel may
+    /// split any by itself. Where there is no memory, it is tried again for each piece.
+    fn make_room_for_pieces(&mut self, pages: u64) {
+        let pages = usize::try_from(pages).unwrap_or(usize::MAX);
+        let gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        let _ = self.placed.reserve(pages.min(MAX_PLACED), gfp);
     }
 
     /// Forgets which nodes reclaim did not help.
@@ -245,7 +256,7 @@ impl<'a> Migration<'a> {
         Self {
             map,
             mems,
-            frames,
+            frames: Adder::new(frames),
             batch,
             strict,
             attempt,
@@ -258,6 +269,10 @@ impl<'a> Migration<'a> {
     /// Moves what can be moved, puts the rest back, and notes in the batch what became of each. Returns
     /// the base pages that were copied.
     pub(crate) fn run(&mut self, lists: &mut Lists) -> u64 {
+        if self.batch.has_large() {
+            self.scratch.make_room_for_pieces(self.batch.size());
+        }
+        self.batch.count_small(&mut self.scratch.need);
         let wait = self.attempt != Attempt::Quick;
         self.pass(&mut lists.plain, wait);
         self.pass(&mut lists.huge, wait);
@@ -315,11 +330,15 @@ impl<'a> Migration<'a> {
                 self.scratch.drain_full();
                 drained = true;
             } else {
+                // What moves from now on may have made room for the first that was parked.
+                if self.scratch.parked.is_empty() {
+                    parked_at = self.scratch.placed.len();
+                }
                 self.park(list);
-                parked_at = self.scratch.placed.len();
             }
         }
         self.scratch.places.clear();
+        self.scratch.stock.clear();
         list.append(&mut self.scratch.parked);
         let reason = if self.broke {
             Reason::Busy
@@ -333,6 +352,9 @@ impl<'a> Migration<'a> {
     ///
     /// So a folio is split only where that helps. Huge pages of a pool are never split.
     fn prepare(&mut self, list: &mut FolioList) {
+        if !self.batch.has_large() {
+            return;
+        }
         while let Some(src) = list.first() {
             let shown = src.order() == 0 || src.is_hugetlb() || self.find_place(&src);
             list.shift(if shown {
@@ -382,9 +404,7 @@ impl<'a> Migration<'a> {
                 && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
                     || (last_resort && self.allocate_on(src, next.node, 0).is_some()))
             {
-                // Without memory to note its pieces, it is tried again when there is some.
-                let noted = self.scratch.has_room_for_pieces(whom.nr_pages);
-                return noted.then_some(Place::Pieces(next.node, false));
+                return Some(Place::Pieces(next.node, false));
             }
             last = Some(next);
         }
@@ -504,12 +524,18 @@ impl<'a> Migration<'a> {
         folio
     }
 
-    /// Looks for room on one node after the other.
-    fn allocate(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
-        let order = src.order();
+    /// Looks for room on one node after the other. `need`: so many more small folios of this pair are to come.
+    fn allocate(&mut self, src: &Source<'_>, order: u32, need: u16) -> Option<(NewFolio, bool)> {
+        let node = src.node();
         let mut last = None;
-        while let Some(next) = self.next(src.node(), last) {
-            if let Some(folio) = self.allocate_on(src, next.node, order) {
+        while let Some(next) = self.next(node, last) {
+            let ahead = order == 0 && !self.scratch.is_marked(next.node, FULL);
+            let found = if ahead {
+                self.scratch.stock.take(next.node, need)
+            } else {
+                None
+            };
+            if let Some(folio) = found.or_else(|| self.allocate_on(src, next.node, order)) {
                 return Some((folio, next.fallback));
             }
             last = Some(next);
@@ -517,8 +543,24 @@ impl<'a> Migration<'a> {
         None
     }
 
+    /// The small folios of the pair of a folio, by its number, that have no place yet, and this one.
+    fn need(&mut self, number: u16) -> u16 {
+        let pair = self.batch.pair(number);
+        let Some(need) = pair.and_then(|pair| self.scratch.need.get_mut(pair)) else {
+            return 0;
+        };
+        let all = *need;
+        *need = all.saturating_sub(1);
+        all
+    }
+
     /// The place that was found for a folio before, or what can be found now.
-    fn place(&mut self, src: &Source<'_>) -> Option<(NewFolio, bool)> {
+    fn place(&mut self, src: &Source<'_>, number: u16) -> Option<(NewFolio, bool)> {
+        let order = src.order();
+        if order == 0 {
+            let need = self.need(number);
+            return self.allocate(src, order, need);
+        }
         if let Some(whom) = whom(src) {
             if let Some(place) = self.scratch.places.take_whole(whom) {
                 return Some(place);
@@ -527,10 +569,10 @@ impl<'a> Migration<'a> {
                 return None;
             }
         }
-        self.allocate(src)
+        self.allocate(src, order, 0)
     }
 
-    /// Remembers a new folio, for its frames and for what `src` becomes. There must be room in `placed`.
+    /// Remembers a new folio, for its frames and for what `src` becomes.
     ///
     /// # Errors
     ///
@@ -543,6 +585,8 @@ impl<'a> Migration<'a> {
             nr_pages: folio.nr_pages(),
             fallback,
         };
+        // There is room, unless memory was short: then it is tried once more.
+        self.scratch.placed.reserve(1, GFP_NOWAIT | __GFP_NOWARN)?;
         self.frames.add(placed.pfn, placed.nr_pages)?;
         self.scratch
             .placed
@@ -566,11 +610,7 @@ impl Mover for Migration<'_> {
         let pfn = src.pfn();
         // Whatever the kernel is shown is of the batch.
         let number = self.batch.number(pfn)?;
-        let placed = &self.scratch.placed;
-        if placed.len() >= placed.capacity() {
-            self.scratch.cramped = true;
-            self.batch.note_room(number, false);
-        } else if let Some((folio, fallback)) = self.place(src) {
+        if let Some((folio, fallback)) = self.place(src, number) {
             if self.remember(number, pfn, &folio, fallback).is_ok() {
                 self.batch.note_room(number, true);
                 return Some(folio);

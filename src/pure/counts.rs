@@ -152,7 +152,7 @@ impl Counts {
         self.0.gone
     }
 
-    /// Whether nothing has been counted at all.
+    /// Whether nothing has been found or changed; what is gone was not found.
     pub(crate) fn is_empty(&self) -> bool {
         self.all_moved() == 0
             && self.left() == 0
@@ -160,7 +160,6 @@ impl Counts {
             && self.0.in_place == 0
             && self.0.already_moved == 0
             && self.0.exempt == 0
-            && self.0.gone == 0
             && self.0.policies == 0
     }
 

@@ -115,6 +115,28 @@ struct folio *pm_shim_folio_alloc(unsigned int nid, unsigned int order,
 	return __folio_alloc(gfp, order, nid, NULL);
 }
 
+/**
+ * pm_shim_folio_alloc_some() - allocate single pages on one node and no other
+ * @nid: the node
+ * @nr: how many
+ * @folios: out: the folios, each with a reference; all NULL before
+ *
+ * Takes what is free.
+ *
+ * Return: how many it got.
+ */
+unsigned long pm_shim_folio_alloc_some(unsigned int nid, unsigned long nr,
+				       struct folio **folios)
+{
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_THISNODE | __GFP_NOWARN |
+		    __GFP_NORETRY;
+
+	/* A single page is a folio. */
+	BUILD_BUG_ON(offsetof(struct folio, page) != 0);
+	return __alloc_pages_bulk(gfp & ~__GFP_DIRECT_RECLAIM, nid, NULL, nr,
+				  (struct page **)folios);
+}
+
 unsigned long pm_shim_folio_pfn(struct folio *folio)
 {
 	return folio_pfn(folio);

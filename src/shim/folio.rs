@@ -237,6 +237,28 @@ pub(crate) fn allocate(node: u16, order: u32, hugetlb: bool, effort: Effort) -> 
     NonNull::new(folio).map(NewFolio)
 }
 
+/// Pages that [`allocate_some`] gets at most.
+pub(crate) const MOST_AT_A_TIME: usize = 32;
+
+/// Adds up to `wanted` single pages of `node`, and no other, to `pages`, as far as they are free and there is
+/// room for them.
+pub(crate) fn allocate_some(node: u16, wanted: usize, pages: &mut KVVec<NewFolio>) {
+    let mut folios = [core::ptr::null_mut(); MOST_AT_A_TIME];
+    let wanted = wanted
+        .min(MOST_AT_A_TIME)
+        .min(pages.capacity().saturating_sub(pages.len()));
+    // SAFETY: As in `allocate`; there is room for all that may be written.
+    let got =
+        unsafe { bindings::pm_shim_folio_alloc_some(u32::from(node), wanted, folios.as_mut_ptr()) };
+    for folio in folios.into_iter().take(got) {
+        // INVARIANT: The reference is ours.
+        if let Some(folio) = NonNull::new(folio).map(NewFolio) {
+            // There is room. If there were none, the page would be given back.
+            drop(pages.push_within_capacity(folio));
+        }
+    }
+}
+
 /// Finds places for folios. Its methods may sleep.
 pub(crate) trait Mover {
     /// A new folio for `src`; `None` where there is no room.

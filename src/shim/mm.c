@@ -165,19 +165,21 @@ static bool pm_folio_is_user(struct folio *folio)
 
 void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
 {
+	out->nr_pages = 1;
 	if (folio_test_anon(folio))
 		flags |= PM_FOLIO_ANON;
-	if (folio_test_large(folio))
+	if (folio_test_large(folio)) {
+		out->nr_pages = folio_nr_pages(folio);
 		flags |= PM_FOLIO_LARGE;
-	if (folio_test_hugetlb(folio))
-		flags |= PM_FOLIO_HUGETLB;
+		if (folio_test_hugetlb(folio))
+			flags |= PM_FOLIO_HUGETLB;
+	}
 	if (folio_maybe_mapped_shared(folio))
 		flags |= PM_FOLIO_SHARED;
 	if (pm_folio_is_pinned(folio))
 		flags |= PM_FOLIO_PINNED;
 	out->folio = folio;
 	out->pfn = folio_pfn(folio);
-	out->nr_pages = folio_nr_pages(folio);
 	out->nid = folio_nid(folio);
 	out->flags = flags;
 }

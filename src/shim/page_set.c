@@ -83,7 +83,7 @@ static unsigned long pm_set_find(struct pm_set *set, unsigned long page,
 				 unsigned long end, bool has)
 {
 	while (page < end) {
-		unsigned long index = page >> PM_SET_SHIFT, first, found;
+		unsigned long index = page >> PM_SET_SHIFT, first, last, found;
 		const unsigned long *bits;
 
 		if (has) {
@@ -97,13 +97,14 @@ static unsigned long pm_set_find(struct pm_set *set, unsigned long page,
 				return page;
 		}
 		first = page & (PM_SET_PAGES - 1);
-		found = has ? find_next_bit(bits, PM_SET_PAGES, first) :
-			      find_next_zero_bit(bits, PM_SET_PAGES, first);
+		last = min(PM_SET_PAGES - first, end - page) + first;
+		found = has ? find_next_bit(bits, last, first) :
+			      find_next_zero_bit(bits, last, first);
 		page += found - first;
-		if (found < PM_SET_PAGES)
+		if (found < last)
 			break;
 	}
-	return min(page, end);
+	return page;
 }
 
 /**
@@ -186,23 +187,30 @@ static void pm_set_change(unsigned long *bits, unsigned long first,
 /**
  * pm_shim_set_add() - add pages
  * @set: the set
+ * @at: the block that the caller used last, or PM_SET_CURSOR
  * @page: the first page
  * @nr: how many; the last one has a number, too
  *
  * Return: 0, or -ENOMEM; then none has been added.
  */
-int pm_shim_set_add(struct pm_set *set, unsigned long page, unsigned long nr)
+int pm_shim_set_add(struct pm_set *set, struct pm_set_cursor *at,
+		    unsigned long page, unsigned long nr)
 {
-	unsigned long index, end = page + nr;
+	unsigned long index = page >> PM_SET_SHIFT, end = page + nr;
 	unsigned long first = page & (PM_SET_PAGES - 1);
 
 	/* Most folios are in one block. */
 	if (first + nr <= PM_SET_PAGES) {
-		unsigned long *bits = pm_set_make(set, page >> PM_SET_SHIFT);
-
-		if (!bits)
+		if (!at->bits || at->index != index) {
+			at->bits = pm_set_make(set, index);
+			at->index = index;
+		}
+		if (!at->bits)
 			return -ENOMEM;
-		pm_set_change(bits, first, nr, true);
+		if (nr == 1)
+			set_bit(first, at->bits);
+		else
+			pm_set_change(at->bits, first, nr, true);
 		return 0;
 	}
 	for (index = page >> PM_SET_SHIFT; index << PM_SET_SHIFT < end; index++)

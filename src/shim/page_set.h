@@ -5,6 +5,8 @@
 #include <linux/bitops.h>
 #include <linux/xarray.h>
 
+#include "page_migrate_shim.h"
+
 /* Page numbers of one block of bits: 16 MiB of memory in 512 bytes. */
 #define PM_SET_SHIFT	12
 #define PM_SET_PAGES	(1UL << PM_SET_SHIFT)
@@ -13,13 +15,6 @@
 struct pm_set {
 	struct xarray blocks;		/* of bits, by page number / PM_SET_PAGES */
 	unsigned int nr;		/* of blocks */
-};
-
-/* The block of bits that was looked at last, NULL if there was none among @nr. */
-struct pm_set_cursor {
-	unsigned long index;
-	const unsigned long *bits;
-	unsigned int nr;
 };
 
 #define PM_SET_CURSOR	{ .index = ULONG_MAX }

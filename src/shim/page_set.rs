@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sets of page numbers, one bit each. Takes no lock.
+//! Sets of page numbers, one bit each.
+//!
+//! Locks: none.
 
 use core::ptr::NonNull;
 
@@ -70,9 +72,7 @@ impl PageSet {
     ///
     /// `ENOMEM`; none has been added then.
     pub(crate) fn add(&self, first: usize, nr: usize) -> Result {
-        first.checked_add(nr).ok_or(EOVERFLOW)?;
-        // SAFETY: The set lives by the type invariant, and the last page has a number.
-        to_result(unsafe { bindings::pm_shim_set_add(self.as_raw(), first, nr) })
+        Adder::new(self).add(first, nr)
     }
 
     /// Takes `nr` pages from `first` on away. Neither sleeps nor allocates.
@@ -87,6 +87,39 @@ impl PageSet {
     pub(crate) fn clear(&mut self) {
         // SAFETY: The set lives by the type invariant, and nobody else uses it now.
         unsafe { bindings::pm_shim_set_clear(self.as_raw()) };
+    }
+}
+
+/// Adds pages to a set, and remembers where the last one was: most are near each other.
+pub(crate) struct Adder<'a> {
+    set: &'a PageSet,
+    at: bindings::pm_set_cursor,
+}
+
+impl<'a> Adder<'a> {
+    /// Has added none yet.
+    pub(crate) fn new(set: &'a PageSet) -> Self {
+        // A set cannot be cleared as long as this refers to it: the block stays.
+        let at = bindings::pm_set_cursor::default();
+        Self { set, at }
+    }
+
+    /// Adds `nr` pages from `first` on. May sleep, but calls no OOM killer.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; none has been added then.
+    pub(crate) fn add(&mut self, first: usize, nr: usize) -> Result {
+        first.checked_add(nr).ok_or(EOVERFLOW)?;
+        let set = self.set.as_raw();
+        // SAFETY: The set lives as long as the reference to it, the block that `at` refers to is one of
+        // its own, and the last page has a number.
+        to_result(unsafe { bindings::pm_shim_set_add(set, &mut self.at, first, nr) })
+    }
+
+    /// Takes `nr` pages from `first` on away. Neither sleeps nor allocates.
+    pub(crate) fn remove(&self, first: usize, nr: usize) {
+        self.set.remove(first, nr);
     }
 }
 
