@@ -113,6 +113,9 @@ pub(crate) struct Found {
     pub(crate) mapped: usize,
 }
 
+/// Where the entry of a folio goes that is not in the batch.
+pub(crate) struct Vacant(usize);
+
 /// Pages that stay, and may be tried again.
 pub(crate) struct Wait {
     /// Number of the first one in the address space, and how many.
@@ -295,16 +298,15 @@ impl Batch {
         });
     }
 
-    /// Notes a run of pages if its folio is in the batch. Returns whether it is.
+    /// Notes a run of pages if its folio is in the batch. If not, returns where it goes.
     ///
     /// Pages after those met so far are new, as a mapping is walked upwards; others are met again. There
     /// must be room for a run.
-    pub(crate) fn meet(&mut self, found: &Found) -> bool {
-        let Some(&number) = self.slots.get(self.slot(found.pfn)) else {
-            return false;
-        };
+    pub(crate) fn meet(&mut self, found: &Found) -> Option<Vacant> {
+        let slot = self.slot(found.pfn);
+        let number = self.slots.get(slot).copied().unwrap_or(NO_ENTRY);
         let Some(entry) = self.entries.get_mut(usize::from(number)) else {
-            return false;
+            return Some(Vacant(slot));
         };
         let again = found.index < entry.next_index;
         let pair = entry.pair;
@@ -313,14 +315,14 @@ impl Batch {
             self.pages = self.pages.saturating_add(found.mapped as u64);
         }
         self.push_run(found, number, pair, again);
-        true
+        None
     }
 
-    /// Adds a run of pages and their folio, which has been isolated and is not in the batch. The batch
-    /// must not be full, and there must be room for a run.
-    pub(crate) fn add(&mut self, found: &Found, pair: usize, holds: Option<usize>) {
+    /// Adds a run of pages and their folio, which has been isolated and goes to `at`, where
+    /// [`meet`](Self::meet) has just not found it. The batch must not be full, and there must be room for a
+    /// run.
+    pub(crate) fn add(&mut self, at: Vacant, found: &Found, pair: usize, holds: Option<usize>) {
         let pair = short(pair);
-        let slot = self.slot(found.pfn);
         let number = u16::try_from(self.entries.len()).unwrap_or(NO_ENTRY);
         let entry = Entry {
             pfn: found.pfn,
@@ -332,7 +334,7 @@ impl Batch {
             holds,
         };
         if self.entries.push_within_capacity(entry).is_ok() {
-            if let Some(slot) = self.slots.get_mut(slot) {
+            if let Some(slot) = self.slots.get_mut(at.0) {
                 // INVARIANT: It is the index of the entry just pushed.
                 *slot = number;
             }

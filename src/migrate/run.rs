@@ -524,23 +524,27 @@ impl<'a> Migration<'a> {
         folio
     }
 
-    /// Looks for room on one node after the other. `need`: so many more small folios of this pair are to come.
-    fn allocate(&mut self, src: &Source<'_>, order: u32, need: u16) -> Option<(NewFolio, bool)> {
+    /// Looks for room on one node after the other.
+    fn allocate(&mut self, src: &Source<'_>, order: u32) -> Option<(NewFolio, bool)> {
         let node = src.node();
         let mut last = None;
         while let Some(next) = self.next(node, last) {
-            let ahead = order == 0 && !self.scratch.is_marked(next.node, FULL);
-            let found = if ahead {
-                self.scratch.stock.take(next.node, need)
-            } else {
-                None
-            };
-            if let Some(folio) = found.or_else(|| self.allocate_on(src, next.node, order)) {
+            if let Some(folio) = self.allocate_on(src, next.node, order) {
                 return Some((folio, next.fallback));
             }
             last = Some(next);
         }
         None
+    }
+
+    /// A page of the node that the lists name for a small folio, by its number, if it is to be had ahead.
+    fn take_from_stock(&mut self, src: &Source<'_>, number: u16) -> Option<NewFolio> {
+        let need = self.need(number);
+        let node = self.map.named(src.node())?;
+        if !self.mems.allows(usize::from(node)) || self.scratch.is_marked(node, FULL) {
+            return None;
+        }
+        self.scratch.stock.take(node, need)
     }
 
     /// The small folios of the pair of a folio, by its number, that have no place yet, and this one.
@@ -558,8 +562,10 @@ impl<'a> Migration<'a> {
     fn place(&mut self, src: &Source<'_>, number: u16) -> Option<(NewFolio, bool)> {
         let order = src.order();
         if order == 0 {
-            let need = self.need(number);
-            return self.allocate(src, order, need);
+            if let Some(folio) = self.take_from_stock(src, number) {
+                return Some((folio, false));
+            }
+            return self.allocate(src, order);
         }
         if let Some(whom) = whom(src) {
             if let Some(place) = self.scratch.places.take_whole(whom) {
@@ -569,7 +575,7 @@ impl<'a> Migration<'a> {
                 return None;
             }
         }
-        self.allocate(src, order, 0)
+        self.allocate(src, order)
     }
 
     /// Remembers a new folio, for its frames and for what `src` becomes.

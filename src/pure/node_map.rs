@@ -224,6 +224,12 @@ where
             .then_some(usize::from(pair))
     }
 
+    /// The node that the lists name for pages on `node`, if these move and it is not a wildcard.
+    pub(crate) fn named(&self, node: usize) -> Option<u16> {
+        let to = *self.new.get(self.pair(node)?)?;
+        u16::try_from(to).ok()
+    }
+
     /// The nodes that pages may go to, whatever node they are on.
     pub(crate) fn destinations(&self) -> impl Iterator<Item = usize> + '_ {
         let wanted = if self.new.contains(&ANY) {
@@ -316,6 +322,17 @@ mod tests {
 
     fn order(map: &Map, node: usize, strict: bool) -> Vec<Destination> {
         let mut found = Vec::new();
+        let first = map.next(node, None, strict, line);
+        if let Some(named) = map.named(node) {
+            let node = named;
+            assert_eq!(
+                first,
+                Some(Destination {
+                    node,
+                    fallback: false
+                })
+            );
+        }
         let mut last = None;
         while let Some(next) = map.next(node, last, strict, line) {
             found.push(next);

@@ -401,7 +401,8 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 {
 	struct pm_walk_state *st = mw->private;
 	struct folio *run = NULL;
-	const bool skips = st->plain && st->walk->nodes && !st->walk->only;
+	const bool may_skip = st->plain && st->walk->nodes && !st->walk->only;
+	bool skip = may_skip;	/* not right after a page that was handed over */
 	unsigned long run_addr = addr, run_pfn = 0, run_len = 0, run_end = 0;
 	pte_t *first, *pte;
 	spinlock_t *ptl;
@@ -426,7 +427,7 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		return 0;
 	}
 	for (; addr != end; addr += PAGE_SIZE, pte++) {
-		if (skips && !run) {
+		if (skip && !run) {
 			unsigned long nr = pm_walk_skip(st, pte,
 							(end - addr) >> PAGE_SHIFT);
 
@@ -455,8 +456,10 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 			struct page *page = pfn_to_page(pfn);
 
 			if (st->plain && !is_zone_device_page(page)) {
-				if (pm_walk_passes(st, page_to_nid(page), pfn, addr, 1))
+				if (pm_walk_passes(st, page_to_nid(page), pfn, addr, 1)) {
+					skip = may_skip;
 					continue;
+				}
 				run = page_folio(page);
 			} else {
 				run = pm_call(vm_normal_folio)(mw->vma, addr, val);
@@ -465,6 +468,14 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 					run = NULL;
 					continue;
 				}
+			}
+			skip = false;
+			if (!folio_test_large(run)) {
+				stop = pm_walk_run(mw, run, 0, 0, 1, addr);
+				if (stop)
+					goto out;
+				run = NULL;
+				continue;
 			}
 			run_addr = addr;
 			run_pfn = pfn;

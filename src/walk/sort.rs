@@ -108,9 +108,9 @@ impl Visitor for Sorter<'_> {
             index: mapped.index(),
             mapped: mapped.mapped(),
         };
-        if self.batch.meet(&found) {
+        let Some(at) = self.batch.meet(&found) else {
             return FolioStep::On;
-        }
+        };
         if !mapped.is_migrating() && self.imagined.is_some_and(|f| f.contains(mapped.pfn())) {
             return self.stay(mapped, Reason::AlreadyMoved);
         }
@@ -129,7 +129,7 @@ impl Visitor for Sorter<'_> {
         }
         if self.isolate(mapped) {
             let holds = self.context.holds.filter(|_| !mapped.is_anon());
-            self.batch.add(&found, pair, holds);
+            self.batch.add(at, &found, pair, holds);
         } else {
             self.batch.pass(&found, pair);
         }
