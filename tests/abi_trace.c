@@ -359,6 +359,7 @@ TEST_F(trace, left_behind)
 	char *p = map_node(NPAGES, mem[0]);
 	struct iovec iov = { p, HELD * PAGE };
 	struct page_migrate_result res;
+	long moved = 0, left = 0;
 	int pipefd[2];
 
 	ASSERT_EQ(0, pipe(pipefd));
@@ -374,16 +375,17 @@ TEST_F(trace, left_behind)
 	EXPECT_EQ(HELD, field(self->lines.line[0], "busy") +
 			field(self->lines.line[0], "pinned"));
 	look(BATCH, getpid(), &self->lines);
-	ASSERT_LE(1, self->lines.n);
-	EXPECT_EQ(NPAGES - HELD, field(self->lines.line[0], "moved"));
-	EXPECT_EQ(field(self->lines.line[0], "pages") - (NPAGES - HELD),
-		  field(self->lines.line[0], "left"));
-	/* What was busy is tried once more. */
-	for (size_t i = 1; i < self->lines.n; i++) {
-		EXPECT_EQ(0, field(self->lines.line[i], "moved"));
+	for (size_t i = 0; i < self->lines.n; i++) {
+		moved += field(self->lines.line[i], "moved");
+		left += field(self->lines.line[i], "left");
 		EXPECT_EQ(field(self->lines.line[i], "pages"),
+			  field(self->lines.line[i], "moved") +
 			  field(self->lines.line[i], "left"));
 	}
+	EXPECT_EQ(NPAGES - HELD, moved);
+	/* What is busy is tried once more. */
+	EXPECT_LE(HELD, left);
+	EXPECT_GE(2 * HELD, left);
 }
 
 /* A dry run is a call, and moves no batch. */
@@ -485,11 +487,10 @@ TEST_F(trace, chosen)
 	char *p = map_node(NPAGES, mem[0]);
 
 	set(EVENTS "/" CALL "/enable", "0");
-	drain_lru();
 	ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1, &mem[0], &mem[1], NULL));
 	look(BATCH, getpid(), &self->lines);
-	EXPECT_EQ(1, self->lines.n);
-	EXPECT_EQ(1, all_events());
+	EXPECT_LE(1, self->lines.n);
+	EXPECT_EQ(self->lines.n, all_events());
 
 	clear();
 	set(EVENTS "/" BATCH "/enable", "0");
@@ -513,9 +514,11 @@ TEST_F(trace, disabled)
 	EXPECT_EQ(NPAGES, count_on(0, p, NPAGES, mem[1]));
 	EXPECT_EQ(0, all_events());
 	set(EVENTS "/enable", "1");
-	drain_lru();
 	ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1, &mem[1], &mem[0], NULL));
-	EXPECT_EQ(2, all_events());
+	look(CALL, getpid(), &self->lines);
+	EXPECT_EQ(1, self->lines.n);
+	look(BATCH, getpid(), &self->lines);
+	EXPECT_LE(1, self->lines.n);
 }
 
 /*
@@ -527,10 +530,12 @@ TEST_F(trace, unload)
 	char *p = map_node(NPAGES, mem[0]);
 
 	for (int i = 0; i < 3; i++) {
-		drain_lru();
 		ASSERT_EQ(0, pm_move(self->fd, 0, p, NPAGES * PAGE, 0, 1,
 				     &mem[i % 2], &mem[1 - i % 2], NULL));
-		EXPECT_EQ(2, all_events());
+		look(CALL, getpid(), &self->lines);
+		EXPECT_EQ(1, self->lines.n);
+		look(BATCH, getpid(), &self->lines);
+		EXPECT_LE(1, self->lines.n);
 		EXPECT_EQ(-EWOULDBLOCK, module_unload());
 		close(self->fd);
 		ASSERT_EQ(0, module_unload());

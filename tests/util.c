@@ -416,16 +416,6 @@ void *map_node(size_t npages, int node)
 	return map_nodes(npages, &node, 1);
 }
 
-void drain_lru(void)
-{
-	enum { BITS = 8 * sizeof(long) };
-	unsigned long none[MAX_NODES / BITS] = { }, first[MAX_NODES / BITS] = { };
-
-	first[mem[0] / BITS] = 1UL << mem[0] % BITS;
-	if (migrate_pages(0, MAX_NODES, none, first))
-		die("migrate_pages(2)");
-}
-
 void *map_thp(size_t nhuge, int node)
 {
 	char *p;

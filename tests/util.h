@@ -98,11 +98,6 @@ void *map_nodes(size_t npages, const int *nodes, int n);
 void *map_node(size_t npages, int node);
 /* Anonymous THPs, or as many small pages without has_thp(), on a node. Aligned. */
 void *map_thp(size_t nhuge, int node);
-/*
- * Brings pages that CPUs keep back to their LRU lists: as every migrate_pages(2) does,
- * also one that has nothing to move. Until then they are busy.
- */
-void drain_lru(void);
 /* Different contents for each page and seed. */
 void fill(void *addr, size_t npages, unsigned int seed);
 /* Whether page i of such memory does not hold what fill() wrote. */
