@@ -14,11 +14,15 @@
 #define OLD ((const int[]){ A, B })
 #define NEW ((const int[]){ B, A })
 
-enum { THREADS = 5000, TRIES = 10 };
+/*
+ * So many threads wait on one futex, not more: for each one that comes or goes a debug
+ * kernel looks at all that wait there.
+ */
+enum { THREADS = 5000, GROUP = 50, GROUPS = THREADS / GROUP, TRIES = 10 };
 
 /* What the threads of a target share with the test. */
 struct board {
-	atomic_uint order;	/* goes up: they look */
+	atomic_uint order[GROUPS];	/* goes up: they look */
 	atomic_uint done;
 	atomic_uint first, second, neither;
 	int node[2];
@@ -40,10 +44,20 @@ struct many {
 	int i;
 };
 
-static void await_order(struct board *b, unsigned int was)
+static void await_order(struct board *b, int i, unsigned int was)
 {
-	while (b->order == was)
-		syscall(SYS_futex, &b->order, FUTEX_WAIT, was, NULL, NULL, 0);
+	atomic_uint *order = &b->order[i / GROUP];
+
+	while (*order == was)
+		syscall(SYS_futex, order, FUTEX_WAIT, was, NULL, NULL, 0);
+}
+
+static void give_order(struct board *b)
+{
+	for (int i = 0; i < GROUPS; i++) {
+		b->order[i]++;
+		syscall(SYS_futex, &b->order[i], FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	}
 }
 
 /* Has one of the two nodes by turns, and tells whether it is still that or the other. */
@@ -60,7 +74,7 @@ static void *one_of_many(void *arg)
 	for (;; order++) {
 		struct policy pol;
 
-		await_order(b, order);
+		await_order(b, m->i, order);
 		pol = get_policy(NULL);
 		if (pol.mode != MPOL_BIND)
 			b->neither++;
@@ -125,8 +139,7 @@ static void run_many(struct child *c, void *arg)
 static unsigned int look_at_all(struct __test_metadata *_metadata, struct board *b)
 {
 	b->done = b->first = b->second = b->neither = 0;
-	b->order++;
-	syscall(SYS_futex, &b->order, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	give_order(b);
 	wait_for(&b->done, THREADS);
 	EXPECT_EQ(0, b->neither);
 	EXPECT_EQ(THREADS, b->first + b->second);
@@ -252,7 +265,7 @@ static void *wait_and_exit(void *arg)
 
 	m->b->tid[m->i] = gettid();
 	m->b->done++;
-	await_order(m->b, 0);
+	await_order(m->b, m->i, 0);
 	return NULL;
 }
 
@@ -280,7 +293,7 @@ static void run_exiting(struct child *c, void *arg)
 	}
 	wait_for(&b->done, THREADS);
 	child_put(c, (uintptr_t)p);
-	await_order(b, 0);
+	await_order(b, 0, 0);
 	pthread_exit(NULL);
 }
 
@@ -315,8 +328,7 @@ TEST(first_threads_have_exited)
 	last = b->tid[THREADS - 1];
 	for (int i = 0; i < THREADS - 1; i++)
 		ASSERT_EQ(0, ptrace(PTRACE_SEIZE, b->tid[i], 0, 0));
-	b->order++;
-	syscall(SYS_futex, &b->order, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	give_order(b);
 	for (int i = 0; i < THREADS - 1; i++)
 		while (state_of(c.pid, b->tid[i]) != 'Z' && waits++ < 60000)
 			usleep(1000);
