@@ -29,10 +29,10 @@ use crate::{
     request,
     shim::{
         self,
+        mutex::KillableMutex, //
         node,
         task,
         trace,
-        turn::Turn, //
     },
     target::Target,
     uapi, //
@@ -106,7 +106,7 @@ impl PinnedDrop for Registration {
 struct Handle {
     progress: Progress,
     #[pin]
-    job: Turn<Option<Job>>,
+    job: KillableMutex<Option<Job>>,
 }
 
 #[vtable]
@@ -117,7 +117,7 @@ impl MiscDevice for Handle {
         KBox::pin_init(
             pin_init!(Self {
                 progress: Progress::new(),
-                job <- Turn::new(None),
+                job <- KillableMutex::new(None),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -264,7 +264,7 @@ fn status(outcome: &Outcome) -> Result<isize> {
     match outcome.end {
         End::Signal => Err(EINTR),
         End::TargetGone if counts.is_empty() => Err(ESRCH),
-        End::Broke => Err(ENOMEM),
+        End::OutOfMemory => Err(ENOMEM),
         End::Done | End::TargetGone if counts.no_memory() > 0 => Err(ENOMEM),
         End::Done | End::TargetGone => Ok(counts.left().min(i32::MAX as u64) as isize),
     }

@@ -223,9 +223,9 @@ void pm_shim_drain_lru(void);
 void pm_shim_drain_lru_here(void);
 void pm_shim_drain_free(unsigned int nid);
 
-void pm_shim_turn_init(struct mutex *lock);
-int pm_shim_turn_take(struct mutex *lock);
-void pm_shim_turn_give(struct mutex *lock);
+void pm_shim_mutex_init(struct mutex *lock);
+int pm_shim_mutex_take(struct mutex *lock);
+void pm_shim_mutex_give(struct mutex *lock);
 
 struct pm_helper;
 struct pm_helper *pm_shim_helper_new(const char *name);

@@ -75,7 +75,7 @@ pub(crate) enum End {
     /// The target exited.
     TargetGone,
     /// There was no memory for bookkeeping.
-    Broke,
+    OutOfMemory,
 }
 
 /// What a call did.
@@ -132,7 +132,7 @@ pub(super) fn ended_by(e: Error) -> End {
     match e {
         e if e == EINTR => End::Signal,
         e if e == ESRCH => End::TargetGone,
-        _ => End::Broke,
+        _ => End::OutOfMemory,
     }
 }
 
@@ -469,7 +469,7 @@ impl Call<'_> {
     ///
     /// # Errors
     ///
-    /// [`End::Broke`].
+    /// [`End::OutOfMemory`].
     pub(super) fn make_room(&mut self) -> Result<(), End> {
         let Self {
             order,
@@ -537,21 +537,21 @@ impl Call<'_> {
     ///
     /// # Errors
     ///
-    /// [`End::Broke`].
+    /// [`End::OutOfMemory`].
     fn imagine_batch(&mut self) -> Result<(), End> {
         self.copied = self.copied.saturating_add(self.batch.size());
         let imagined = self.imagined.as_ref();
         let noted = self
             .batch
             .imagine(|pfn, nr_pages| imagined.map_or(Ok(()), |frames| frames.add(pfn, nr_pages)));
-        noted.map_err(|_| End::Broke)
+        noted.map_err(|_| End::OutOfMemory)
     }
 
     /// Moves the folios of the batch.
     ///
     /// # Errors
     ///
-    /// [`End::Broke`] if memory for bookkeeping ran out.
+    /// [`End::OutOfMemory`] if memory for bookkeeping ran out.
     fn move_batch(&mut self, attempt: Attempt) -> Result<(), End> {
         let Self {
             order,
@@ -563,7 +563,7 @@ impl Call<'_> {
             copied,
             ..
         } = self;
-        let mut broke = false;
+        let mut out_of_memory = false;
         shim::run_for(order.map.destinations(), &mut || {
             let mut migration = Migration::new(
                 &order.map,
@@ -575,10 +575,10 @@ impl Call<'_> {
                 scratch,
             );
             *copied = copied.saturating_add(migration.run(lists));
-            broke = migration.broke;
+            out_of_memory = migration.out_of_memory;
         });
-        if broke {
-            return Err(End::Broke);
+        if out_of_memory {
+            return Err(End::OutOfMemory);
         }
         Ok(())
     }

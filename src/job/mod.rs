@@ -5,7 +5,7 @@
 //! `call` is one call at work. Pages that found no room, or were busy, wait (`waiting`) and are tried again
 //! (`retry`) in rounds (`rounds`).
 //!
-//! Locks: a job is used under its open file's turn (`shim/turn`), which its caller holds.
+//! Locks: a job is used under its open file's mutex (`shim/mutex`), which its caller holds.
 
 use kernel::{
     prelude::*,

@@ -48,7 +48,7 @@ const MAX_WALKS: usize = 32;
 const FEW: u64 = 2 * batch::MAX_PAGES;
 
 /// How long kswapd gets before the last round.
-const KSWAPD_MOMENT: Delta = Delta::from_millis(20);
+const KSWAPD_PAUSE: Delta = Delta::from_millis(20);
 
 impl Call<'_> {
     /// Tries what waits once more, until no other round would help.
@@ -122,7 +122,7 @@ impl Call<'_> {
             Round::Patient => Attempt::Patient,
             Round::Last { pause } => {
                 if pause {
-                    fsleep(KSWAPD_MOMENT);
+                    fsleep(KSWAPD_PAUSE);
                 }
                 self.scratch.try_anew();
                 Attempt::Last

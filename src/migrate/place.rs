@@ -12,7 +12,7 @@ use crate::shim::folio::NewFolio;
 /// A large folio: the frame number of its first page, and its pages. When it has been split, another
 /// folio has that frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whom {
+pub(crate) struct FolioKey {
     pub(crate) pfn: usize,
     pub(crate) nr_pages: usize,
 }
@@ -24,15 +24,15 @@ pub(crate) enum Place {
     /// In pieces to this node, which has room for its pages but not in one piece. The flag says that
     /// the kernel has asked for a new folio and been told to split it.
     Pieces(u16, bool),
-    /// It should have been split, and the kernel could not: only a place for all of it will do.
-    Solid,
+    /// The kernel failed to split this folio, so it needs one destination for the whole of it.
+    Unsplittable,
 }
 
 /// The places of the large folios of one list.
 pub(crate) struct Places {
-    known: KVVec<(Whom, Place)>,
+    known: KVVec<(FolioKey, Place)>,
     /// Bit N: a folio of that order could not be split.
-    solid_orders: u32,
+    unsplittable_orders: u32,
 }
 
 impl Places {
@@ -40,42 +40,41 @@ impl Places {
     pub(crate) fn new() -> Self {
         Self {
             known: KVVec::new(),
-            solid_orders: 0,
+            unsplittable_orders: 0,
         }
     }
 
-    /// Notes the place of a folio. What was known of it before is known again when the new folio has
-    /// been taken.
+    /// Notes the place of a folio. The newest entry wins; taking it uncovers the older one.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; the place is given back then.
-    pub(crate) fn put(&mut self, whom: Whom, place: Place) -> Result {
+    pub(crate) fn put(&mut self, key: FolioKey, place: Place) -> Result {
         self.known.reserve(1, GFP_KERNEL_ACCOUNT)?;
         self.known
-            .push_within_capacity((whom, place))
+            .push_within_capacity((key, place))
             .map_err(|_| ENOMEM)
     }
 
     /// Whether a folio has a place.
-    pub(crate) fn has(&self, whom: Whom) -> bool {
+    pub(crate) fn has(&self, key: FolioKey) -> bool {
         let mut newest_first = self.known.iter().rev();
         newest_first
-            .find(|(w, _)| *w == whom)
-            .is_some_and(|(_, place)| !matches!(place, Place::Solid))
+            .find(|(w, _)| *w == key)
+            .is_some_and(|(_, place)| !matches!(place, Place::Unsplittable))
     }
 
-    /// Whether there is no use in splitting a folio: that failed, or it failed with another one of
-    /// its size. A file system with large blocks has many of them.
-    pub(crate) fn is_solid(&self, whom: Whom) -> bool {
-        self.solid_orders & order_bit(whom) != 0
+    /// Whether there is no use in splitting a folio, since the kernel failed to split it or another one of its
+    /// size. A file system with large blocks has many of them.
+    pub(crate) fn is_unsplittable(&self, key: FolioKey) -> bool {
+        self.unsplittable_orders & order_bit(key) != 0
     }
 
     /// Takes the new folio of one that is now moved as a whole. A second attempt has to find another.
-    pub(crate) fn take_whole(&mut self, whom: Whom) -> Option<(NewFolio, bool)> {
-        let is_it = |(w, place): &(Whom, Place)| match place {
+    pub(crate) fn take_whole(&mut self, key: FolioKey) -> Option<(NewFolio, bool)> {
+        let is_it = |(w, place): &(FolioKey, Place)| match place {
             // That it has the right size must not depend on anything else.
-            Place::Whole(new, _) => *w == whom && new.nr_pages() == whom.nr_pages,
+            Place::Whole(new, _) => *w == key && new.nr_pages() == key.nr_pages,
             _ => false,
         };
         let at = self.known.iter().position(is_it)?;
@@ -86,8 +85,8 @@ impl Places {
     }
 
     /// Whether a folio is to be split, which is then asked for.
-    pub(crate) fn ask_for_pieces(&mut self, whom: Whom) -> bool {
-        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == whom) {
+    pub(crate) fn ask_for_pieces(&mut self, key: FolioKey) -> bool {
+        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == key) {
             if let Place::Pieces(_, asked) = place {
                 *asked = true;
                 return true;
@@ -98,11 +97,11 @@ impl Places {
 
     /// Notes that a large folio is still there after a pass. Returns whether it should have been
     /// split.
-    pub(crate) fn is_still_whole(&mut self, whom: Whom) -> bool {
-        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == whom) {
+    pub(crate) fn is_still_whole(&mut self, key: FolioKey) -> bool {
+        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == key) {
             if matches!(place, Place::Pieces(_, true)) {
-                *place = Place::Solid;
-                self.solid_orders |= order_bit(whom);
+                *place = Place::Unsplittable;
+                self.unsplittable_orders |= order_bit(key);
                 return true;
             }
         }
@@ -111,7 +110,7 @@ impl Places {
 
     /// Whether any folio is to be split.
     pub(crate) fn any_pieces(&self) -> bool {
-        let is_pieces = |(_, place): &(Whom, Place)| matches!(place, Place::Pieces(..));
+        let is_pieces = |(_, place): &(FolioKey, Place)| matches!(place, Place::Pieces(..));
         self.known.iter().any(is_pieces)
     }
 
@@ -120,17 +119,16 @@ impl Places {
         self.known
             .iter()
             .filter(|(_, place)| matches!(place, Place::Pieces(node, _) if *node == on))
-            .fold(0, |sum, (whom, _)| sum.saturating_add(whom.nr_pages))
+            .fold(0, |sum, (key, _)| sum.saturating_add(key.nr_pages))
     }
 
     /// Forgets all, and gives back what was not taken.
     pub(crate) fn clear(&mut self) {
         self.known.clear();
-        self.solid_orders = 0;
+        self.unsplittable_orders = 0;
     }
 }
 
-fn order_bit(whom: Whom) -> u32 {
-    1u32.checked_shl(whom.nr_pages.trailing_zeros())
-        .unwrap_or(0)
+fn order_bit(key: FolioKey) -> u32 {
+    1u32.checked_shl(key.nr_pages.trailing_zeros()).unwrap_or(0)
 }

@@ -35,9 +35,9 @@ use super::{
         Lists, //
     },
     place::{
+        FolioKey, //
         Place,
         Places,
-        Whom, //
     },
     stock::Stock, //
 };
@@ -45,13 +45,14 @@ use super::{
 /// Batches after which reclaim is tried once more on a node where it did not help.
 const PATIENCE: u32 = 64;
 
-/// Flags of a node. `SOURCE_*`: small or large folios that are on it found no destination in this pass.
-/// `TIRED_*`: reclaim or compaction there did not help, and is not tried again yet. `FULL`: it had
-/// nothing free, as far as could be seen; free pages may be on the lists of other CPUs.
+/// Flags of a node. `SOURCE_*`: small or large folios from it found no destination in this pass.
+/// `EXHAUSTED_*`: reclaim for small, or compaction for large folios did not help there, and is not tried
+/// again yet. `FULL`: it had nothing free, as far as could be seen; free pages may be on the lists of other
+/// CPUs.
 const SOURCE_SMALL: u8 = 1;
 const SOURCE_LARGE: u8 = 2;
-const TIRED_SMALL: u8 = 4;
-const TIRED_LARGE: u8 = 8;
+const EXHAUSTED_SMALL: u8 = 4;
+const EXHAUSTED_LARGE: u8 = 8;
 const FULL: u8 = 16;
 
 /// Folios up to this order are split rather than that a node is compacted for each of them. It is the
@@ -110,7 +111,7 @@ pub(crate) struct Migration<'a> {
     /// Some folio found no room in this pass.
     short: bool,
     /// Memory for bookkeeping ran out.
-    pub(crate) broke: bool,
+    pub(crate) out_of_memory: bool,
 }
 
 /// Memory that is used for one batch after the other.
@@ -126,9 +127,12 @@ pub(crate) struct Scratch {
     /// What to compact nodes for before the next batch, and large folios that came of it.
     wants: KVVec<Want>,
     reserve: KVVec<(Want, NewFolio)>,
+    /// Folios whose destinations are full. Empty between two passes.
     parked: FolioList,
+    /// Folios that have been looked at, before they go back to their list. Empty when all have been.
     sorted: FolioList,
-    hand: FolioList,
+    /// The folio that is being looked at, while it is not known where it goes.
+    one: FolioList,
 }
 
 impl Scratch {
@@ -138,7 +142,7 @@ impl Scratch {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(lists: [FolioList; 3]) -> Result<Self> {
-        let [parked, sorted, hand] = lists;
+        let [parked, sorted, one] = lists;
         Ok(Self {
             placed: KVVec::new(),
             places: Places::new(),
@@ -150,7 +154,7 @@ impl Scratch {
             reserve: KVVec::new(),
             parked,
             sorted,
-            hand,
+            one,
         })
     }
 
@@ -199,7 +203,7 @@ impl Scratch {
             match found {
                 // Without memory for it, it is given back, and is there to be found.
                 Some(folio) => drop(self.reserve.push((want, folio), GFP_KERNEL_ACCOUNT)),
-                None => self.mark(want.node, TIRED_LARGE),
+                None => self.mark(want.node, EXHAUSTED_LARGE),
             }
         }
     }
@@ -262,7 +266,7 @@ impl<'a> Migration<'a> {
             attempt,
             scratch,
             short: false,
-            broke: false,
+            out_of_memory: false,
         }
     }
 
@@ -321,7 +325,7 @@ impl<'a> Migration<'a> {
             }
             list.migrate(self, wait);
             if self.stayed_whole(list) {
-                // They get a place for all of them, or none. That happens to each once.
+                // Unsplittable folios are tried once more, with one destination for the whole of each.
             } else if !self.short {
                 self.give_up(list, Reason::Busy);
             } else if self.scratch.placed.len() > before {
@@ -340,7 +344,7 @@ impl<'a> Migration<'a> {
         self.scratch.places.clear();
         self.scratch.stock.clear();
         list.append(&mut self.scratch.parked);
-        let reason = if self.broke {
+        let reason = if self.out_of_memory {
             Reason::Busy
         } else {
             Reason::NoMemory
@@ -368,27 +372,27 @@ impl<'a> Migration<'a> {
 
     /// Looks for a place for a large folio, unless it has one.
     fn find_place(&mut self, src: &Source<'_>) -> bool {
-        let Some(whom) = whom(src) else {
+        let Some(key) = key(src) else {
             return false;
         };
-        if self.scratch.places.has(whom) {
+        if self.scratch.places.has(key) {
             return true;
         }
-        let Some(place) = self.place_for(src, whom) else {
-            if let Some(number) = self.batch.number(whom.pfn) {
+        let Some(place) = self.place_for(src, key) else {
+            if let Some(number) = self.batch.number(key.pfn) {
                 self.batch.note_room(number, false);
             }
             return false;
         };
-        if self.scratch.places.put(whom, place).is_err() {
-            self.broke = true;
+        if self.scratch.places.put(key, place).is_err() {
+            self.out_of_memory = true;
             return false;
         }
         true
     }
 
-    fn place_for(&mut self, src: &Source<'_>, whom: Whom) -> Option<Place> {
-        let mut splits = !self.scratch.places.is_solid(whom);
+    fn place_for(&mut self, src: &Source<'_>, key: FolioKey) -> Option<Place> {
+        let mut splits = !self.scratch.places.is_unsplittable(key);
         let last_resort = self.attempt == Attempt::Last;
         let mut last = None;
         while let Some(next) = self.next(src.node(), last) {
@@ -398,10 +402,10 @@ impl<'a> Migration<'a> {
             // Compaction may still find room for the whole, once the batch is back.
             splits &= src.order() <= MAX_SPLIT_ORDER
                 || last_resort
-                || self.scratch.is_marked(next.node, TIRED_LARGE);
+                || self.scratch.is_marked(next.node, EXHAUSTED_LARGE);
             let promised = self.scratch.places.promised(next.node);
             if splits
-                && (node::has_room(next.node, promised.saturating_add(whom.nr_pages))
+                && (node::has_room(next.node, promised.saturating_add(key.nr_pages))
                     || (last_resort && self.allocate_on(src, next.node, 0).is_some()))
             {
                 return Some(Place::Pieces(next.node, false));
@@ -419,7 +423,7 @@ impl<'a> Migration<'a> {
         }
         let mut any = false;
         while let Some(folio) = list.shift(&mut self.scratch.sorted) {
-            any |= self.scratch.places.is_still_whole(Whom {
+            any |= self.scratch.places.is_still_whole(FolioKey {
                 pfn: folio.pfn,
                 nr_pages: folio.nr_pages,
             });
@@ -431,7 +435,7 @@ impl<'a> Migration<'a> {
     /// Sets those aside that found no room in the last pass; all of them if it cannot be told.
     fn park(&mut self, list: &mut FolioList) {
         let mut any = false;
-        while let Some(folio) = list.shift(&mut self.scratch.hand) {
+        while let Some(folio) = list.shift(&mut self.scratch.one) {
             let flag = if folio.large {
                 SOURCE_LARGE
             } else {
@@ -444,9 +448,9 @@ impl<'a> Migration<'a> {
                 .is_some_and(|n| n & flag != 0);
             if full {
                 any = true;
-                self.scratch.parked.append(&mut self.scratch.hand);
+                self.scratch.parked.append(&mut self.scratch.one);
             } else {
-                self.scratch.sorted.append(&mut self.scratch.hand);
+                self.scratch.sorted.append(&mut self.scratch.one);
             }
         }
         if any {
@@ -508,18 +512,18 @@ impl<'a> Migration<'a> {
             let kept = self.scratch.take_reserve(want);
             if kept.is_none()
                 && order > MAX_SPLIT_ORDER
-                && !self.scratch.is_marked(node, TIRED_LARGE)
+                && !self.scratch.is_marked(node, EXHAUSTED_LARGE)
             {
                 self.scratch.want(want);
             }
             return kept;
         }
-        if self.scratch.is_marked(node, TIRED_SMALL) {
+        if self.scratch.is_marked(node, EXHAUSTED_SMALL) {
             return None;
         }
         let folio = folio::allocate(node, order, hugetlb, Effort::Light);
         if folio.is_none() {
-            self.scratch.mark(node, TIRED_SMALL);
+            self.scratch.mark(node, EXHAUSTED_SMALL);
         }
         folio
     }
@@ -567,11 +571,11 @@ impl<'a> Migration<'a> {
             }
             return self.allocate(src, order);
         }
-        if let Some(whom) = whom(src) {
-            if let Some(place) = self.scratch.places.take_whole(whom) {
+        if let Some(key) = key(src) {
+            if let Some(place) = self.scratch.places.take_whole(key) {
                 return Some(place);
             }
-            if self.scratch.places.ask_for_pieces(whom) {
+            if self.scratch.places.ask_for_pieces(key) {
                 return None;
             }
         }
@@ -602,10 +606,10 @@ impl<'a> Migration<'a> {
 }
 
 /// A folio as its place is known by, `None` if it is a single page.
-fn whom(src: &Source<'_>) -> Option<Whom> {
+fn key(src: &Source<'_>) -> Option<FolioKey> {
     let order = src.order();
     let nr_pages = 1usize.checked_shl(order)?;
-    (order > 0).then(|| Whom {
+    (order > 0).then(|| FolioKey {
         pfn: src.pfn(),
         nr_pages,
     })
@@ -621,7 +625,7 @@ impl Mover for Migration<'_> {
                 self.batch.note_room(number, true);
                 return Some(folio);
             }
-            self.broke = true;
+            self.out_of_memory = true;
         } else {
             self.batch.note_room(number, false);
         }

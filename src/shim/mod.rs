@@ -19,12 +19,12 @@ pub(crate) mod file;
 pub(crate) mod folio;
 pub(crate) mod helper;
 pub(crate) mod mm;
+pub(crate) mod mutex;
 pub(crate) mod node;
 pub(crate) mod page_set;
 pub(crate) mod policy;
 pub(crate) mod task;
 pub(crate) mod trace;
-pub(crate) mod turn;
 
 /// Proof that the kernel functions that the shim calls have been found.
 ///

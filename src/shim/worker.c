@@ -14,18 +14,18 @@
 
 #include "shim.h"
 
-void pm_shim_turn_init(struct mutex *lock)
+void pm_shim_mutex_init(struct mutex *lock)
 {
 	mutex_init(lock);
 }
 
 /* Return: 0, or -EINTR if the caller is being killed. */
-int pm_shim_turn_take(struct mutex *lock)
+int pm_shim_mutex_take(struct mutex *lock)
 {
 	return mutex_lock_killable(lock);
 }
 
-void pm_shim_turn_give(struct mutex *lock)
+void pm_shim_mutex_give(struct mutex *lock)
 {
 	mutex_unlock(lock);
 }
