@@ -112,7 +112,9 @@ pub(super) struct Call<'a> {
     imagined: Option<PageSet>,
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
-    unknown: Option<MappedFile>,
+    pub(super) unknown: Option<MappedFile>,
+    /// Marks that may still be read in this round.
+    pub(super) marks_left: u64,
     /// Walks that stopped where they began, one after the other, though a mark had just been read.
     stuck: u32,
     pub(super) batch: Batch,
@@ -158,6 +160,7 @@ pub(super) fn migrate(
         imagined: order.dry_run.then(PageSet::new).transpose()?,
         marks: Marks::new(),
         unknown: None,
+        marks_left: 0,
         stuck: 0,
         batch: Batch::new(end.saturating_sub(start) >> PAGE_SHIFT)?,
         lists: Lists {
@@ -294,8 +297,7 @@ impl Call<'_> {
         let done = self.all_chunks(attempt, running);
         if matches!(done, Err(End::Signal)) && self.waiting.has_new() {
             // Most of what is busy waits on a CPU for its list. The caller is not to come back for that.
-            shim::folio::drain_lru();
-            let _ = self.retry_few(Attempt::Patient);
+            let _ = self.retry_few(true);
         }
         done
     }
@@ -313,7 +315,7 @@ impl Call<'_> {
             done?;
             if attempt == Attempt::Patient && self.scratch.wants_room() {
                 // Nodes are compacted for what waits, which a call that ends early would leave behind.
-                self.retry_few(attempt)?;
+                self.retry_few(false)?;
             }
             if self.outcome.resume < end {
                 self.pause()?;
@@ -329,15 +331,10 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn learn(&mut self) -> Result<bool, End> {
+    pub(super) fn read_mark(&mut self) -> Result<bool, End> {
         let Some(file) = self.unknown.take() else {
             return Ok(false);
         };
-        // What lies before the file need not wait for its server.
-        if file.is_served() && self.waiting.has_new() {
-            shim::folio::drain_lru();
-            self.retry_few(Attempt::Patient)?;
-        }
         self.marks.learn(file, self.stuck > 0).map_err(ended_by)?;
         self.pause()?;
         Ok(true)
@@ -352,7 +349,14 @@ impl Call<'_> {
     /// Says why the call must end.
     fn chunk(&mut self, end: usize, attempt: Attempt) -> Result<(), End> {
         let at = self.outcome.resume;
-        let learnt = self.learn()?;
+        // What lies before a file need not wait for its server.
+        if self.waiting.has_new() {
+            if let Some(file) = self.unknown.take_if(|file| file.is_served()) {
+                self.retry_few(true)?;
+                self.unknown = Some(file);
+            }
+        }
+        let learnt = self.read_mark()?;
         self.make_room()?;
         let walked = self.walk(at, end, Look::All, self.limit())?;
         self.finish_batch(at, attempt)?;
@@ -399,11 +403,10 @@ impl Call<'_> {
             moved: self.frames,
             only: again.then_some(only),
         };
-        let passes = if again {
-            // A file that was mapped after the first pass has no page that waits.
-            u32::MAX
-        } else {
-            u32::from(self.stuck >= MAX_LEARNT)
+        let passes = match again {
+            true if self.marks_left == 0 => u32::MAX,
+            true => 0,
+            false => u32::from(self.stuck >= MAX_LEARNT),
         };
         let mut sorter = Sorter {
             map,

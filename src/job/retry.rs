@@ -58,7 +58,6 @@ impl Call<'_> {
     /// Says why the call must end before that. It is to go on from the first page that waits.
     pub(super) fn rounds(&mut self, running: &Running<'_>) -> Result<(), End> {
         let mut rounds = Rounds::new();
-        let mut begun = false;
         let mut before = 0;
         loop {
             let waits = self.waiting.waits();
@@ -72,46 +71,49 @@ impl Call<'_> {
             let Some(round) = rounds.next(left) else {
                 return Ok(());
             };
-            // A call that is interrupted again and again must get on: a batch is always tried.
-            let may = if begun {
-                self.pause()
-            } else {
-                self.may_go_on()
-            };
-            begun = true;
-            let done = may.and_then(|()| {
+            // A call that is interrupted again and again must get on: a signal ends a round between two of
+            // its batches only.
+            let done = self.may_go_on().and_then(|()| {
                 let attempt = self.prepare_round(round);
                 self.round(attempt)
             });
             self.show(running);
-            if done.is_err() {
-                self.go_back();
+            if let Err(ended) = done {
+                self.go_back(ended);
                 return done;
             }
         }
     }
 
     /// Tries what waits once more in the middle of the first pass, unless it is so much that this would cost
-    /// more than the pass.
+    /// more than the pass. `drain`: after the CPUs have brought their pages to the LRU lists.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    pub(super) fn retry_few(&mut self, attempt: Attempt) -> Result<(), End> {
+    pub(super) fn retry_few(&mut self, drain: bool) -> Result<(), End> {
         if self.waiting.waits().total() > FEW {
             return Ok(());
         }
-        let may = self.may_go_on();
-        let done = may.and_then(|()| self.round(attempt));
-        if done.is_err() && self.outcome.resume >= self.order.range.end {
-            self.go_back();
+        let done = self.may_go_on().and_then(|()| {
+            if drain {
+                shim::folio::drain_lru();
+            }
+            self.round(Attempt::Patient)
+        });
+        if let Err(ended) = done {
+            if self.outcome.resume >= self.order.range.end {
+                self.go_back(ended);
+            }
         }
         done
     }
 
-    /// The call ends: it is to go on from the first page that waits.
-    fn go_back(&mut self) {
-        let first = self.waiting.first();
+    /// The call ends in the middle of a round: it is to go on from the first page that waits. After a signal
+    /// that is one which this round has not tried: what it has tried in vain would end the next call as
+    /// well.
+    fn go_back(&mut self, ended: End) {
+        let first = self.waiting.first(ended != End::Signal);
         self.outcome.resume = first.unwrap_or(self.order.range.end);
     }
 
@@ -142,6 +144,8 @@ impl Call<'_> {
         // What stays because it has yet to be written is noted anew, too.
         drop(self.batch.take_unwritten());
         let waits = self.waiting.begin_round();
+        // Each page that waits may be in a file whose mark has been forgotten, or that is new.
+        self.marks_left = waits.total();
         let mut taken = 0;
         let done = self.retry(attempt, &mut taken);
         let missed = waits.without(taken);
@@ -163,12 +167,17 @@ impl Call<'_> {
     fn retry(&mut self, attempt: Attempt, taken: &mut u64) -> Result<(), End> {
         let mut rest = 0;
         loop {
+            self.read_mark()?;
             self.make_room()?;
             let Some(first) = self.fill_batch(&mut rest, taken)? else {
                 return Ok(());
             };
             self.finish_batch(first << PAGE_SHIFT, attempt)?;
-            self.pause()?;
+            if self.waiting.is_round_over() {
+                self.may_go_on()?;
+            } else {
+                self.pause()?;
+            }
         }
     }
 
@@ -208,6 +217,10 @@ impl Call<'_> {
             };
             *taken = taken.saturating_add(walked.passed.taken);
             let resume = walked.resume >> PAGE_SHIFT;
+            if walked.unknown.is_some() {
+                self.unknown = walked.unknown;
+                self.marks_left = self.marks_left.saturating_sub(1);
+            }
             match look {
                 Look::Pair(pair) => self.waiting.go_on_at(pair, resume),
                 _ => *rest = resume,

@@ -81,11 +81,17 @@ impl Waiting {
         self.waits
     }
 
-    /// The address of the first page that waits, for this round or the next one.
-    pub(super) fn first(&self) -> Option<usize> {
-        let sets = [&self.now, &self.next];
-        let first = sets.iter().filter_map(|set| set.next(0, usize::MAX)).min();
+    /// The address of the first page that waits for this round, or with `tried` for the next one.
+    pub(super) fn first(&self, tried: bool) -> Option<usize> {
+        let now = self.now.next(0, usize::MAX);
+        let next = self.next.next(0, usize::MAX).filter(|_| tried);
+        let first = Iterator::chain(now.into_iter(), next).min();
         first.map(|page| page << PAGE_SHIFT)
+    }
+
+    /// Whether no page waits for this round any more.
+    pub(super) fn is_round_over(&self) -> bool {
+        self.now.next(0, usize::MAX).is_none()
     }
 
     /// Ends a round that has looked at everything: what it has not met has been given back.
@@ -99,6 +105,10 @@ impl Waiting {
         core::mem::swap(&mut self.now, &mut self.next);
         core::mem::swap(&mut self.turns, &mut self.first);
         self.first.fill(None);
+        // The lowest page is among those that are tried first.
+        let pairs = self.turns.iter().enumerate();
+        let lowest = pairs.filter_map(|(pair, page)| page.map(|page| (page, pair)));
+        self.turn = lowest.min().map_or(0, |(_, pair)| pair);
         core::mem::take(&mut self.waits)
     }
 

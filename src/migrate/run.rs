@@ -545,10 +545,12 @@ impl<'a> Migration<'a> {
     fn take_from_stock(&mut self, src: &Source<'_>, number: u16) -> Option<NewFolio> {
         let need = self.need(number);
         let node = self.map.named(src.node())?;
-        if !self.mems.allows(usize::from(node)) || self.scratch.is_marked(node, FULL) {
+        if !self.mems.allows(usize::from(node)) {
             return None;
         }
-        self.scratch.stock.take(node, need)
+        // What was taken before it looked full is still there.
+        let full = self.scratch.is_marked(node, FULL);
+        self.scratch.stock.take(node, if full { 0 } else { need })
     }
 
     /// The small folios of the pair of a folio, by its number, that have no place yet, and this one.

@@ -36,7 +36,8 @@ void pm_shim_set_clear(struct pm_set *set)
 	unsigned long index;
 	void *bits;
 
-	if (!set->nr)
+	/* A block that could not be made may have left nodes. */
+	if (xa_empty(&set->blocks))
 		return;
 	xa_for_each(&set->blocks, index, bits)
 		kfree(bits);
