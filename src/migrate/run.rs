@@ -403,10 +403,13 @@ impl<'a> Migration<'a> {
             splits &= src.order() <= MAX_SPLIT_ORDER
                 || last_resort
                 || self.scratch.is_marked(next.node, EXHAUSTED_LARGE);
+            // As a last resort, room for a single page is enough, but only for one folio at a time.
             let promised = self.scratch.places.promised(next.node);
             if splits
                 && (node::has_room(next.node, promised.saturating_add(key.nr_pages))
-                    || (last_resort && self.allocate_on(src, next.node, 0).is_some()))
+                    || (last_resort
+                        && promised == 0
+                        && self.allocate_on(src, next.node, 0).is_some()))
             {
                 return Some(Place::Pieces(next.node, false));
             }
