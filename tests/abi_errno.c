@@ -796,6 +796,58 @@ TEST_F(errors, eintr)
 	EXPECT_EQ(isolated, nr_isolated());
 }
 
+/* Repeats a call whose caller is interrupted every few milliseconds. */
+static long repeat(int fd, struct page_migrate_request *req)
+{
+	struct itimerval often = { .it_interval = { 0, 3000 }, .it_value = { 0, 3000 } };
+	struct sigaction act = { .sa_handler = on_alarm };
+	uint64_t end = req->va_start + req->len;
+	long ret;
+
+	sigaction(SIGALRM, &act, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < 1000; i++) {
+		ret = pm_migrate(fd, req);
+		if (ret != -EINTR)
+			break;
+		/* Goes on from where it stopped. */
+		req->va_start = req->result.resume_va;
+		req->len = end - req->va_start;
+	}
+	setitimer(ITIMER_REAL, &(struct itimerval){ }, NULL);
+	return ret;
+}
+
+/* It comes to the end, also where pages cannot move, and does not try these for ever. */
+TEST_F(errors, eintr_all_the_time)
+{
+	enum { BIG = 8192, HELD = 4 };
+	const int from = mem[1], to = mem[2];
+	struct page_migrate_request req;
+	char *p = map_node(BIG, from);
+	struct iovec iov = { p + (BIG - HELD) * PAGE, HELD * PAGE };
+	struct child hog;
+	int pipefd[2];
+
+	fill(p, BIG, 6);
+	ASSERT_EQ(0, pipe(pipefd));
+	ASSERT_EQ((ssize_t)(HELD * PAGE), vmsplice(pipefd[1], &iov, 1, 0));
+	req = pm_req(0, p, BIG * PAGE, 1, &from, &to);
+	EXPECT_EQ(HELD, repeat(self->fd, &req)) pm_print(&req.result);
+	EXPECT_EQ(BIG - HELD, count_on(0, p, BIG, to));
+	EXPECT_EQ((uintptr_t)p + BIG * PAGE, req.result.resume_va);
+
+	hog_start(&hog, from);
+	req = pm_req(0, p, BIG * PAGE, 1, &to, &from);
+	req.flags = PAGE_MIGRATE_STRICT;
+	EXPECT_EQ(-ENOMEM, repeat(self->fd, &req)) pm_print(&req.result);
+	EXPECT_EQ((uintptr_t)p + BIG * PAGE, req.result.resume_va);
+	child_end(&hog);
+	EXPECT_EQ(0, bad_pages(p, BIG, 6));
+	close(pipefd[0]);
+	close(pipefd[1]);
+}
+
 static void big_main(struct child *c, void *arg)
 {
 	child_put(c, (uintptr_t)map_node(*(size_t *)arg, mem[1]));
