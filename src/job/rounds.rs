@@ -272,11 +272,15 @@ mod tests {
         for few in [1, 2, 10, 1000] {
             let mut rounds = Rounds::new();
             let (mut waiting, mut moved, mut tried, mut all) = (100_000u64, few, 0, few);
-            while let Some(_) = rounds.next(Left {
-                moved,
-                no_memory: waiting,
-                busy: 0,
-            }) {
+            loop {
+                let left = Left {
+                    moved,
+                    no_memory: waiting,
+                    busy: 0,
+                };
+                if rounds.next(left).is_none() {
+                    break;
+                }
                 tried += waiting;
                 moved = few.min(waiting);
                 waiting -= moved;

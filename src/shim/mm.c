@@ -758,9 +758,9 @@ int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 			 unsigned long end, unsigned long *last,
 			 struct pm_file *file)
 {
+	VMA_ITERATOR(vmi, mm, *addr);
 	struct vm_area_struct *vma;
 	unsigned int steps = 0;
-	VMA_ITERATOR(vmi, mm, *addr);
 	int err;
 
 	*file = (struct pm_file){};

@@ -116,9 +116,12 @@ impl Mapped<'_> {
     /// Takes the folio off its LRU list or out of its hugetlb pool, into `list`. Returns false if somebody
     /// else has it, or if it waits in the cache of a CPU to be listed.
     pub(crate) fn isolate(&self, list: &mut FolioList) -> bool {
+        let folio = self.facts.folio;
+        if folio.is_null() {
+            return false;
+        }
         // SAFETY: The folio is mapped by a page table whose lock is held, which keeps it alive.
-        !self.facts.folio.is_null()
-            && unsafe { bindings::pm_shim_folio_isolate(self.facts.folio, list.as_raw()) }
+        unsafe { bindings::pm_shim_folio_isolate(folio, list.as_raw()) }
     }
 }
 
