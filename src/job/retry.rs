@@ -217,13 +217,15 @@ impl Call<'_> {
             };
             *taken = taken.saturating_add(walked.passed.taken);
             let resume = walked.resume >> PAGE_SHIFT;
-            if walked.unknown.is_some() {
-                self.unknown = walked.unknown;
-                self.marks_left = self.marks_left.saturating_sub(1);
-            }
             match look {
                 Look::Pair(pair) => self.waiting.go_on_at(pair, resume),
                 _ => *rest = resume,
+            }
+            if walked.unknown.is_some() {
+                // Its mark is read before the next batch.
+                self.unknown = walked.unknown;
+                self.marks_left = self.marks_left.saturating_sub(1);
+                break;
             }
             if self.batch.is_full(limit) || resume == page {
                 break;
