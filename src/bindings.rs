@@ -25,6 +25,7 @@ pub(crate) use kernel::bindings::{
     cred,
     folio,
     list_head,
+    mem_cgroup,
     mm_struct,
     mutex,
     path,

@@ -237,6 +237,11 @@ int pm_shim_helper_run(struct pm_helper *helper, void *job,
 int pm_shim_workers_start(void);
 void pm_shim_workers_stop(void);
 void pm_shim_run_on_worker(void *job);
+bool pm_shim_queue_work(struct work_struct *work, int nid);
+struct mem_cgroup *pm_shim_payer_get(void);
+struct mem_cgroup *pm_shim_payer_set(struct mem_cgroup *memcg);
+void pm_shim_payer_put(struct mem_cgroup *memcg);
+unsigned int pm_shim_nr_cpus(void);
 
 /*
  * The Rust half, called by the shim. The first two run under a page-table

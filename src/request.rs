@@ -4,6 +4,7 @@
 
 use kernel::{
     prelude::*,
+    sync::Arc,
     uaccess::UserSlice, //
 };
 
@@ -73,6 +74,7 @@ fn read_list(address: u64, count: usize) -> Result<KVVec<i32>> {
 pub(crate) struct Migrate {
     range: Range,
     flags: u32,
+    workers: usize,
     max_pages: u64,
     who: Who,
     old: KVVec<i32>,
@@ -109,6 +111,7 @@ impl Migrate {
         Ok(Self {
             range,
             flags: raw.flags,
+            workers: usize::try_from(raw.workers)?,
             max_pages: raw.max_pages,
             who: who(raw.pid, raw.flags),
             old,
@@ -149,11 +152,12 @@ impl Migrate {
         .map_err(list_errno)?;
         Ok(Order {
             range: self.range.clipped(size),
-            map,
+            map: Arc::new(map, GFP_KERNEL)?,
             lists: NodeLists::new(self.old, self.new),
             whole: self.range.is_whole(size),
             keep_policy: self.flags & uapi::KEEP_POLICY != 0,
             new_job: self.flags & uapi::NEW_JOB != 0,
+            workers: self.workers,
             max_pages: (self.max_pages > 0).then_some(self.max_pages),
             dry_run: self.flags & uapi::DRY_RUN != 0,
             exclusive: self.flags & uapi::EXCLUSIVE != 0,

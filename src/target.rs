@@ -48,6 +48,27 @@ impl Mems {
         Ok(Self { facts, now })
     }
 
+    /// A copy.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let mut copy = Self {
+            facts: KVVec::from_elem(0, self.facts.len(), GFP_KERNEL_ACCOUNT)?,
+            now: KVVec::new(),
+        };
+        copy.assign(self);
+        Ok(copy)
+    }
+
+    /// Becomes a copy of `other`, which is of the same machine.
+    pub(crate) fn assign(&mut self, other: &Self) {
+        for (mine, facts) in self.facts.iter_mut().zip(other.facts.iter()) {
+            *mine = *facts;
+        }
+    }
+
     fn reread(&mut self, task: &Task) {
         task::mems(task, &mut self.now);
         for (facts, now) in self.facts.iter_mut().zip(self.now.iter()) {

@@ -14,7 +14,10 @@ use kernel::{
 
 use crate::{
     bindings,
-    pure::counts::Totals, //
+    pure::{
+        counts::Totals,
+        order, //
+    }, //
 };
 
 pub(crate) use bindings::{
@@ -38,8 +41,8 @@ pub(crate) const STRICT: u32 = bindings::PAGE_MIGRATE_STRICT;
 /// Every flag that this module knows.
 pub(crate) const FLAGS: u32 = PIDFD | DRY_RUN | KEEP_POLICY | EXCLUSIVE | NEW_JOB | STRICT;
 
-/// Threads that a call can use: the caller's own.
-pub(crate) const MAX_WORKERS: u32 = 1;
+/// Threads that a call can have copy for it.
+pub(crate) const MAX_WORKERS: u32 = order::MAX_WORKERS as u32;
 
 /// The result as the caller gets it. `resume_va` is where the call stopped.
 pub(crate) fn result(totals: Totals, resume_va: usize) -> CallResult {

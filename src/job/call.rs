@@ -6,20 +6,18 @@
 
 use kernel::{
     page::PAGE_SHIFT,
-    prelude::*, //
+    prelude::*,
+    sync::Arc,
+    task::Task, //
 };
 
 use crate::{
     marks::Marks,
     migrate::{
-        batch::{
-            self,
-            Batch,
-            Lists, //
-        },
+        batch, //
         Attempt,
-        Migration,
-        Scratch, //
+        Load,
+        Way,
     },
     policy::{
         self,
@@ -40,7 +38,6 @@ use crate::{
     shim::{
         self,
         file::MappedFile,
-        folio::FolioList,
         mm::{
             Filter,
             Only,
@@ -59,6 +56,7 @@ use crate::{
 
 use super::{
     waiting::Waiting,
+    workers::Workers,
     Running, //
 };
 
@@ -84,6 +82,8 @@ pub(crate) struct Outcome {
     pub(crate) counts: Counts,
     /// Pages that left each old node.
     pub(crate) by_pair: KVVec<u64>,
+    /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
+    copied: u64,
     /// Where it stopped.
     pub(crate) resume: usize,
     /// Why it stopped.
@@ -105,9 +105,9 @@ pub(super) enum Look {
 /// One call at work.
 pub(super) struct Call<'a> {
     pub(super) order: &'a Order,
-    target: &'a mut Target,
+    pub(super) target: &'a mut Target,
     /// Where the job has moved pages to.
-    frames: &'a PageSet,
+    pub(super) frames: &'a Arc<PageSet>,
     /// In a dry run, the frames of pages that would have moved.
     imagined: Option<PageSet>,
     marks: Marks,
@@ -117,15 +117,13 @@ pub(super) struct Call<'a> {
     pub(super) marks_left: u64,
     /// Walks that stopped where they began, one after the other, though a mark had just been read.
     stuck: u32,
-    pub(super) batch: Batch,
-    lists: Lists,
-    pub(super) scratch: Scratch,
+    /// What walks fill, and what is moved next.
+    pub(super) load: Load,
+    pub(super) workers: Workers,
     move_shared: bool,
     pub(super) waiting: Waiting,
     /// For each node number whether its pages are looked at, in a walk for one pair.
     nodes: KVVec<u8>,
-    /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
-    copied: u64,
     pub(super) outcome: Outcome,
 }
 
@@ -146,13 +144,13 @@ pub(super) fn ended_by(e: Error) -> End {
 pub(super) fn migrate(
     order: &Order,
     target: &mut Target,
-    frames: &PageSet,
+    frames: &Arc<PageSet>,
     cookie: Cookie,
     running: Running<'_>,
 ) -> Result<Outcome> {
     let pairs = order.lists.len();
     let Range { start, end } = order.range;
-    let [plain, huge, served, others @ ..] = FolioList::new_all()?;
+    let way = Way::new(order.map.clone(), frames.clone(), order.strict);
     let mut call = Call {
         order,
         target,
@@ -162,20 +160,18 @@ pub(super) fn migrate(
         unknown: None,
         marks_left: 0,
         stuck: 0,
-        batch: Batch::new(end.saturating_sub(start) >> PAGE_SHIFT)?,
-        lists: Lists {
-            plain,
-            huge,
-            served,
-        },
-        scratch: Scratch::new(others)?,
+        load: Load::new(
+            way,
+            batch::FIRST_FOLIOS.min(end.saturating_sub(start) >> PAGE_SHIFT),
+        )?,
+        workers: Workers::new(order),
         move_shared: !order.exclusive && task::caller_may_move_shared(),
         waiting: Waiting::new(pairs)?,
         nodes: KVVec::from_elem(0, order.map.flags().len(), GFP_KERNEL_ACCOUNT)?,
-        copied: 0,
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
+            copied: 0,
             resume: start,
             end: End::Done,
         },
@@ -196,6 +192,52 @@ pub(super) fn migrate(
     running.show(&call.outcome.counts, 0, call.outcome.resume);
     drop(running);
     Ok(call.outcome)
+}
+
+/// Counts what became of the batch of a load, which is empty afterwards, and tells who watches. `task` is of the
+/// target.
+///
+/// # Errors
+///
+/// [`End::OutOfMemory`] if memory for bookkeeping ran out.
+pub(super) fn settle(
+    load: &mut Load,
+    outcome: &mut Outcome,
+    waiting: &mut Waiting,
+    dry_run: bool,
+    task: &Task,
+) -> Result<(), End> {
+    let Outcome {
+        counts,
+        by_pair,
+        copied,
+        ..
+    } = outcome;
+    let pages = load.batch.pages();
+    let (moved, gone) = (counts.all_moved(), counts.gone());
+    *copied = copied.saturating_add(core::mem::take(&mut load.copied));
+    load.batch.settle(counts, by_pair, |counts, wait| {
+        // Without memory to note that it waits it is not tried again.
+        if dry_run || waiting.add(&wait).is_err() {
+            counts.stay(wait.reason, wait.nr_pages as u64);
+        }
+    });
+    if let Some(usecs) = load.usecs.take() {
+        let moved = counts.all_moved().saturating_sub(moved);
+        let gone = counts.gone().saturating_sub(gone);
+        trace::batch(&trace::Batch {
+            pid: task::process_id(task),
+            va: load.at,
+            pages,
+            moved,
+            left: pages.saturating_sub(moved).saturating_sub(gone),
+            usecs,
+        });
+    }
+    if core::mem::take(&mut load.out_of_memory) {
+        return Err(End::OutOfMemory);
+    }
+    Ok(())
 }
 
 impl Call<'_> {
@@ -295,6 +337,7 @@ impl Call<'_> {
             _ => shim::folio::drain_lru_here(),
         }
         let done = self.all_chunks(attempt, running);
+        let done = done.and(self.end_workers());
         if matches!(done, Err(End::Signal)) && self.waiting.has_new() {
             // Most of what is busy waits on a CPU for its list. The caller is not to come back for that.
             let _ = self.retry_few(true);
@@ -313,7 +356,7 @@ impl Call<'_> {
             let done = self.chunk(end, attempt);
             self.show(running);
             done?;
-            if attempt == Attempt::Patient && self.scratch.wants_room() {
+            if attempt == Attempt::Patient && self.load.wants_room() {
                 // Nodes are compacted for what waits, which a call that ends early would leave behind.
                 self.retry_few(false)?;
             }
@@ -352,6 +395,7 @@ impl Call<'_> {
         // What lies before a file need not wait for its server.
         if self.waiting.has_new() {
             if let Some(file) = self.unknown.take_if(|file| file.is_served()) {
+                self.settle_all()?;
                 self.retry_few(true)?;
                 self.unknown = Some(file);
             }
@@ -395,7 +439,7 @@ impl Call<'_> {
             pages: self.waiting.now(),
             leave: matches!(look, Look::Pair(_)),
             // Others wait for folios that are isolated, and pages have been taken out of the set.
-            try_lock: !self.batch.is_empty(),
+            try_lock: !self.load.batch.is_empty(),
         };
         let again = !matches!(look, Look::All);
         let filter = Filter {
@@ -413,8 +457,8 @@ impl Call<'_> {
             context: Context::new(&self.marks, passes),
             move_shared: self.move_shared,
             imagined: self.imagined.as_ref(),
-            lists: (!self.order.dry_run).then_some(&mut self.lists),
-            batch: &mut self.batch,
+            lists: (!self.order.dry_run).then_some(&mut self.load.lists),
+            batch: &mut self.load.batch,
             counts: &mut self.outcome.counts,
             limit,
         };
@@ -431,7 +475,8 @@ impl Call<'_> {
     /// Base pages that the next batch may have.
     pub(super) fn limit(&self) -> u64 {
         self.order.max_pages.map_or(batch::MAX_PAGES, |max| {
-            max.saturating_sub(self.copied).clamp(1, batch::MAX_PAGES)
+            max.saturating_sub(self.outcome.copied)
+                .clamp(1, batch::MAX_PAGES)
         })
     }
 
@@ -441,7 +486,8 @@ impl Call<'_> {
     ///
     /// Says why the call must end.
     pub(super) fn may_go_on(&self) -> Result<(), End> {
-        if self.order.max_pages.is_some_and(|max| self.copied >= max) {
+        let copied = self.outcome.copied;
+        if self.order.max_pages.is_some_and(|max| copied >= max) {
             return Err(End::Done);
         }
         if task::caller_is_killed() {
@@ -468,71 +514,64 @@ impl Call<'_> {
     }
 
     /// Gets ready for a batch: its memory, and room for the large folios that found none in the last one.
-    /// Nothing is isolated now.
     ///
     /// # Errors
     ///
     /// [`End::OutOfMemory`].
     pub(super) fn make_room(&mut self) -> Result<(), End> {
-        let Self {
-            order,
-            scratch,
-            batch,
-            ..
-        } = self;
-        if order.dry_run {
+        if self.order.dry_run {
             return Ok(());
         }
-        let prepared = scratch.prepare(batch.capacity(), order.lists.len());
-        prepared.map_err(ended_by)?;
-        if scratch.wants_room() {
-            shim::run_for(order.map.destinations(), &mut || scratch.make_room());
+        if self.load.wants_room() {
+            // Nothing may be isolated while that is done.
+            self.settle_all()?;
+            self.load.make_room();
         }
-        Ok(())
+        self.get_workers();
+        let pairs = self.order.lists.len();
+        self.load.prepare(pairs).map_err(ended_by)
     }
 
-    /// Moves the batch that walks from `at` on have found, and counts what became of it.
+    /// Moves the batch that walks from `at` on have found, or has a worker move it, and counts what became
+    /// of it.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
     pub(super) fn finish_batch(&mut self, at: usize, attempt: Attempt) -> Result<(), End> {
-        if self.batch.is_empty() {
+        if self.load.batch.is_empty() {
             return Ok(());
         }
-        let begun = trace::Begun::batch();
-        let (pages, before) = (self.batch.pages(), self.done_with());
-        let moved = if self.order.dry_run {
-            self.imagine_batch()
-        } else if self.batch.folios() == 0 {
-            Ok(())
-        } else if self.target.reread_mems() {
-            self.move_batch(attempt)
-        } else {
-            self.abandon_batch();
-            return Err(End::TargetGone);
-        };
-        let Outcome {
-            counts, by_pair, ..
-        } = &mut self.outcome;
-        let (waiting, dry_run) = (&mut self.waiting, self.order.dry_run);
-        self.batch.settle(counts, by_pair, |counts, wait| {
-            // Without memory to note that it waits it is not tried again.
-            if dry_run || waiting.add(&wait).is_err() {
-                counts.stay(wait.reason, wait.nr_pages as u64);
+        let mut noted = Ok(());
+        self.load.at = at;
+        if self.order.dry_run {
+            noted = self.imagine_batch();
+        } else if self.load.batch.folios() > 0 {
+            if !self.target.reread_mems() {
+                self.abandon_batch();
+                return Err(End::TargetGone);
             }
-        });
-        if let Some(begun) = begun.filter(|_| !dry_run && pages > 0) {
-            self.trace_batch(begun, at, pages, before);
+            if self.has_workers() {
+                return self.hand_over();
+            }
+            self.load.run_here(self.target.mems(), attempt);
+            self.workers.count(&self.load.batch);
         }
-        moved
+        let (dry_run, task) = (self.order.dry_run, self.target.task());
+        let settled = settle(
+            &mut self.load,
+            &mut self.outcome,
+            &mut self.waiting,
+            dry_run,
+            task,
+        );
+        noted.and(settled)
     }
 
     /// Gives up a batch whose target is gone: whoever exits, or executes another program, has given all of its
     /// pages back.
     pub(super) fn abandon_batch(&mut self) {
-        self.lists.put_back();
-        let pages = self.batch.give_up();
+        let pages = self.load.give_up();
         self.outcome.counts.stay(Reason::Gone, pages);
     }
 
@@ -542,70 +581,12 @@ impl Call<'_> {
     ///
     /// [`End::OutOfMemory`].
     fn imagine_batch(&mut self) -> Result<(), End> {
-        self.copied = self.copied.saturating_add(self.batch.size());
+        let batch = &mut self.load.batch;
+        self.load.copied = batch.size();
         let imagined = self.imagined.as_ref();
-        let noted = self
-            .batch
+        let noted = batch
             .imagine(|pfn, nr_pages| imagined.map_or(Ok(()), |frames| frames.add(pfn, nr_pages)));
         noted.map_err(|_| End::OutOfMemory)
-    }
-
-    /// Moves the folios of the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`End::OutOfMemory`] if memory for bookkeeping ran out.
-    fn move_batch(&mut self, attempt: Attempt) -> Result<(), End> {
-        let Self {
-            order,
-            target,
-            frames,
-            batch,
-            lists,
-            scratch,
-            copied,
-            ..
-        } = self;
-        let mut out_of_memory = false;
-        shim::run_for(order.map.destinations(), &mut || {
-            let mut migration = Migration::new(
-                &order.map,
-                target.mems(),
-                frames,
-                batch,
-                order.strict,
-                attempt,
-                scratch,
-            );
-            *copied = copied.saturating_add(migration.run(lists));
-            out_of_memory = migration.out_of_memory;
-        });
-        if out_of_memory {
-            return Err(End::OutOfMemory);
-        }
-        Ok(())
-    }
-
-    /// Pages that have moved, and those that their process has given back.
-    fn done_with(&self) -> (u64, u64) {
-        let counts = &self.outcome.counts;
-        (counts.all_moved(), counts.gone())
-    }
-
-    /// Tells who watches about a batch of `pages` that walks from `at` on have found. `before` is
-    /// what had moved, and been given back, before it.
-    fn trace_batch(&self, begun: trace::Begun, at: usize, pages: u64, before: (u64, u64)) {
-        let done = self.done_with();
-        let moved = done.0.saturating_sub(before.0);
-        let gone = done.1.saturating_sub(before.1);
-        trace::batch(&trace::Batch {
-            pid: task::process_id(self.target.task()),
-            va: at,
-            pages,
-            moved,
-            left: pages.saturating_sub(moved).saturating_sub(gone),
-            usecs: begun.usecs(),
-        });
     }
 
     /// Shows how far the call is.
@@ -619,7 +600,7 @@ impl Call<'_> {
     ///
     /// All is done and counted by now: a signal just ends this.
     fn write_back(&mut self) {
-        for start in self.batch.take_unwritten() {
+        for start in self.load.batch.take_unwritten() {
             if current!().signal_pending() {
                 break;
             }

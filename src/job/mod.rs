@@ -3,15 +3,18 @@
 //! A job: what an open file remembers from one call to the next, and who may look at it.
 //!
 //! `call` is one call at work. Pages that found no room, or were busy, wait (`waiting`) and are tried again
-//! (`retry`) in rounds (`rounds`).
+//! (`retry`) in rounds (`rounds`). `workers` are threads that move batches while the call walks on.
 //!
 //! Locks: a job is used under its open file's mutex (`shim/mutex`), which its caller holds.
 
 use kernel::{
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
     }, //
 };
 
@@ -37,6 +40,7 @@ mod call;
 mod retry;
 mod rounds;
 mod waiting;
+mod workers;
 
 pub(crate) use call::{
     End,
@@ -46,7 +50,7 @@ pub(crate) use call::{
 /// What an open file remembers from one call to the next.
 pub(crate) struct Job {
     lists: NodeLists,
-    frames: PageSet,
+    frames: Arc<PageSet>,
     cookie: Cookie,
     moved: u64,
 }
@@ -131,7 +135,7 @@ pub(crate) fn run(
 ) -> Result<Outcome> {
     let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
     if !continues {
-        let frames = PageSet::new()?;
+        let frames = Arc::new(PageSet::new()?, GFP_KERNEL_ACCOUNT)?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
             let running = Running::begin(None, 0, 0);

@@ -126,7 +126,7 @@ impl Call<'_> {
                 if pause {
                     fsleep(KSWAPD_PAUSE);
                 }
-                self.scratch.try_anew();
+                self.load.try_anew();
                 Attempt::Last
             }
         };
@@ -142,7 +142,7 @@ impl Call<'_> {
     /// Says why the call must end. What it has not come to by then still waits.
     pub(super) fn round(&mut self, attempt: Attempt) -> Result<(), End> {
         // What stays because it has yet to be written is noted anew, too.
-        drop(self.batch.take_unwritten());
+        drop(self.load.batch.take_unwritten());
         let waits = self.waiting.begin_round();
         // Each page that waits may be in a file whose mark has been forgotten, or that is new.
         self.marks_left = waits.total();
@@ -207,7 +207,7 @@ impl Call<'_> {
                 },
             };
             first = first.or(Some(page));
-            let upto = limit.min(self.batch.size().saturating_add(share));
+            let upto = limit.min(self.load.batch.size().saturating_add(share));
             let walked = match self.walk(page << PAGE_SHIFT, end, look, upto) {
                 Ok(walked) => walked,
                 Err(ended) => {
@@ -227,7 +227,7 @@ impl Call<'_> {
                 self.marks_left = self.marks_left.saturating_sub(1);
                 break;
             }
-            if self.batch.is_full(limit) || resume == page {
+            if self.load.batch.is_full(limit) || resume == page {
                 break;
             }
         }

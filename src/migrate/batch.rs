@@ -22,11 +22,11 @@ use crate::{
 pub(crate) const MAX_PAGES: u64 = 1024;
 
 /// Most folios of a batch.
-const MAX_FOLIOS: usize = MAX_PAGES as usize;
+pub(crate) const MAX_FOLIOS: usize = MAX_PAGES as usize;
 
 /// Folios that the first batch of a call may have. Calls on small processes need no more, and memory for
 /// more would cost them as much as the rest of the call.
-const FIRST_FOLIOS: usize = 32;
+pub(crate) const FIRST_FOLIOS: usize = 32;
 
 /// How many times more there is room for after a batch that was full.
 const GROWTH: usize = 8;
@@ -167,12 +167,12 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Makes an empty batch for a range of so many pages.
+    /// Makes an empty batch that has room for so many folios.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(pages: usize) -> Result<Self> {
+    pub(crate) fn new(folios: usize) -> Result<Self> {
         let mut batch = Self {
             entries: KVVec::new(),
             slots: KVVec::new(),
@@ -183,7 +183,7 @@ impl Batch {
             parts: KVVec::new(),
             unwritten: KVVec::new(),
         };
-        batch.make_room_for(pages.clamp(1, FIRST_FOLIOS))?;
+        batch.make_room_for(folios.clamp(1, MAX_FOLIOS))?;
         Ok(batch)
     }
 

@@ -3,12 +3,13 @@
 //! Migration of one batch: the folios in it, their places, and the kernel's `migrate_pages()`.
 
 pub(crate) mod batch;
+mod load;
 mod place;
 mod run;
 mod stock;
 
-pub(crate) use run::{
-    Attempt,
-    Migration,
-    Scratch, //
+pub(crate) use load::{
+    Load,
+    Way, //
 };
+pub(crate) use run::Attempt;

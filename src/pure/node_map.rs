@@ -226,7 +226,12 @@ where
 
     /// The node that the lists name for pages on `node`, if these move and it is not a wildcard.
     pub(crate) fn named(&self, node: usize) -> Option<u16> {
-        let to = *self.new.get(self.pair(node)?)?;
+        self.named_by(self.pair(node)?)
+    }
+
+    /// The node that a pair names, if it is not a wildcard.
+    pub(crate) fn named_by(&self, pair: usize) -> Option<u16> {
+        let to = *self.new.get(pair)?;
         u16::try_from(to).ok()
     }
 

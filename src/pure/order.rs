@@ -9,10 +9,14 @@ use kernel::{
         PAGE_MASK,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 use super::node_map::NodeMap;
+
+/// Threads that a call can have copy for it, at most.
+pub(crate) const MAX_WORKERS: usize = 8;
 
 /// A node map in kernel memory.
 pub(crate) type Map = NodeMap<KVVec<u16>, KVVec<i32>, KVVec<u8>>;
@@ -106,7 +110,7 @@ pub(crate) struct Order {
     /// The range, within the target's address space.
     pub(crate) range: Range,
     /// Where pages go.
-    pub(crate) map: Map,
+    pub(crate) map: Arc<Map>,
     /// The node lists that the map was made of.
     pub(crate) lists: NodeLists,
     /// The range is the whole address space.
@@ -115,6 +119,8 @@ pub(crate) struct Order {
     pub(crate) keep_policy: bool,
     /// Forget what has moved before.
     pub(crate) new_job: bool,
+    /// Threads that copy; 0 is for the call to choose.
+    pub(crate) workers: usize,
     /// End after so many moved pages.
     pub(crate) max_pages: Option<u64>,
     /// Change nothing.

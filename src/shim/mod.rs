@@ -25,6 +25,7 @@ pub(crate) mod page_set;
 pub(crate) mod policy;
 pub(crate) mod task;
 pub(crate) mod trace;
+pub(crate) mod worker;
 
 /// Proof that the kernel functions that the shim calls have been found.
 ///
@@ -61,6 +62,13 @@ impl Drop for Kernel {
 pub(crate) fn self_ranges_only() -> bool {
     // SAFETY: Just reads what was set when the module was loaded.
     unsafe { bindings::pm_shim_self_ranges_only() }
+}
+
+/// The CPUs that are online.
+pub(crate) fn nr_cpus() -> usize {
+    // SAFETY: It is always fine to ask.
+    let nr = unsafe { bindings::pm_shim_nr_cpus() };
+    nr as usize
 }
 
 /// Runs `job` where memory of all `nodes` may be allocated, and returns when it is done.

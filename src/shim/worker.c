@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a call needs to run: its turn on the open file, memory for bookkeeping, and
- * a thread that no cpuset confines.
+ * threads that no cpuset confines.
  *
  * Locks: the mutex of a turn comes before all others; it is held for the whole
  * of a call. A worker's job takes what the call would take.
@@ -90,4 +90,48 @@ void pm_shim_run_on_worker(void *job)
 	flush_work(&on_stack.work);
 	destroy_work_on_stack(&on_stack.work);
 	mem_cgroup_put(on_stack.memcg);
+}
+
+/**
+ * pm_shim_queue_work() - run a work item where all nodes are allowed
+ * @work: the item
+ * @nid: the node near whose CPUs it is to run; NUMA_NO_NODE is anywhere
+ *
+ * Return: false if it is queued already.
+ */
+bool pm_shim_queue_work(struct work_struct *work, int nid)
+{
+	return queue_work_node(nid, pm_workqueue, work);
+}
+
+/**
+ * pm_shim_payer_get() - the control group that pays for the caller's memory
+ *
+ * Return: the group, for pm_shim_payer_put(). NULL is none.
+ */
+struct mem_cgroup *pm_shim_payer_get(void)
+{
+	return get_mem_cgroup_from_mm(current->mm);
+}
+
+/**
+ * pm_shim_payer_set() - have a group pay for what this thread allocates
+ * @memcg: the group, or NULL
+ *
+ * Return: the group before.
+ */
+struct mem_cgroup *pm_shim_payer_set(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
+}
+
+void pm_shim_payer_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
+/* The CPUs that are online. */
+unsigned int pm_shim_nr_cpus(void)
+{
+	return num_online_cpus();
 }

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batches in flight: threads of the kernel move them while the call walks on.
+//!
+//! The call fills a load, exchanges it for one that is empty, and waits when as many are in flight as there
+//! are workers. Example, with two:
+//!
+//! ```text
+//! call       walk A | walk B | wait for A | count A, walk C | wait for B | count B, walk D | ...
+//! worker              move A ............|                  | move C .................|
+//! worker                       | move B ..................|                  | move D ...
+//! ```
+//!
+//! A page whose folio is in flight, met through another mapping, cannot be isolated: it waits, and a round
+//! finds that it has moved. So what a call does and counts does not depend on the number of workers. Rounds,
+//! dry runs and calls with `max_pages` have none: they move a batch before they look for the next one.
+//!
+//! Locks: none.
+
+use crate::{
+    migrate::{
+        batch::{
+            self,
+            Batch, //
+        },
+        Attempt,
+        Load,
+        Way, //
+    },
+    pure::order::{
+        self,
+        Order, //
+    },
+    shim::{
+        self,
+        worker::{
+            Crew,
+            Work, //
+        }, //
+    },
+    target::Mems, //
+};
+
+use super::call::{
+    self,
+    Call,
+    End, //
+};
+
+/// Full batches that the call itself moves before it has threads do so. Less work is not worth theirs.
+const ALONE: u32 = 2;
+
+/// Threads for each node that pages go to, if the call may choose. More of them would wait for its memory.
+const EACH: usize = 2;
+
+/// A load, and what its worker has to know of the target.
+struct Cargo {
+    load: Load,
+    mems: Mems,
+}
+
+impl Work for Cargo {
+    fn work(&mut self) {
+        self.load.run(&self.mems, Attempt::Quick);
+    }
+}
+
+/// The workers of a call.
+pub(super) struct Workers {
+    /// How many there are to be; with one, the call does it all.
+    number: usize,
+    /// Full batches that the call has moved itself.
+    full: u32,
+    crew: Option<Crew<Cargo>>,
+}
+
+impl Workers {
+    /// Notes that the call itself has moved a batch.
+    pub(super) fn count(&mut self, batch: &Batch) {
+        if batch.is_full(batch::MAX_PAGES) {
+            self.full = self.full.saturating_add(1);
+        }
+    }
+
+    /// None yet.
+    pub(super) fn new(order: &Order) -> Self {
+        let number = if order.dry_run || order.max_pages.is_some() {
+            1
+        } else if order.workers > 0 {
+            order.workers
+        } else {
+            choose(order.map.destinations().count())
+        };
+        Self {
+            number,
+            full: 0,
+            crew: None,
+        }
+    }
+}
+
+/// How many workers a call has that may choose: half of the CPUs at most, as others work on this machine.
+fn choose(destinations: usize) -> usize {
+    let cpus = shim::nr_cpus() / 2;
+    let most = EACH.saturating_mul(destinations).min(order::MAX_WORKERS);
+    cpus.clamp(1, most.max(1))
+}
+
+impl Call<'_> {
+    /// Whether a worker is to move the batch that is ready.
+    pub(super) fn has_workers(&mut self) -> bool {
+        self.workers.crew.is_some()
+    }
+
+    /// Gets the workers if there is enough to do. Nothing is isolated now. Without memory for them, the call
+    /// does it all.
+    pub(super) fn get_workers(&mut self) {
+        let Workers { number, full, crew } = &mut self.workers;
+        if *number <= 1 || crew.is_some() || *full < ALONE {
+            return;
+        }
+        let (order, frames, mems) = (self.order, self.frames, self.target.mems());
+        let make = || {
+            let way = Way::new(order.map.clone(), frames.clone(), order.strict);
+            let mut load = Load::new(way, batch::MAX_FOLIOS)?;
+            load.prepare(order.lists.len())?;
+            let mems = mems.try_clone()?;
+            Ok(Cargo { load, mems })
+        };
+        match Crew::new(*number, make) {
+            Ok(new) => *crew = Some(new),
+            Err(_) => *number = 1,
+        }
+    }
+
+    /// Has a worker move the batch that is ready, and waits if none is left for the next one.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    pub(super) fn hand_over(&mut self) -> Result<(), End> {
+        let Some(crew) = &mut self.workers.crew else {
+            return Ok(());
+        };
+        if let Some(cargo) = crew.next() {
+            core::mem::swap(&mut cargo.load, &mut self.load);
+            cargo.mems.assign(self.target.mems());
+            let node = cargo.load.destination();
+            crew.begin(node);
+        }
+        if crew.is_busy() {
+            self.settle_one()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a batch that is in flight has been moved, and counts it. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    fn settle_one(&mut self) -> Result<bool, End> {
+        let Some(cargo) = self.workers.crew.as_mut().and_then(Crew::wait) else {
+            return Ok(false);
+        };
+        let task = self.target.task();
+        call::settle(
+            &mut cargo.load,
+            &mut self.outcome,
+            &mut self.waiting,
+            false,
+            task,
+        )?;
+        Ok(true)
+    }
+
+    /// Waits until nothing is in flight, and counts what was.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end. Nothing is in flight then, either.
+    pub(super) fn settle_all(&mut self) -> Result<(), End> {
+        let mut done = Ok(());
+        loop {
+            match self.settle_one() {
+                Ok(true) => {}
+                Ok(false) => return done,
+                Err(ended) => done = Err(ended),
+            }
+        }
+    }
+
+    /// Ends the workers, and counts what they have done.
+    ///
+    /// # Errors
+    ///
+    /// Says why the call must end.
+    pub(super) fn end_workers(&mut self) -> Result<(), End> {
+        let done = self.settle_all();
+        self.workers.crew = None;
+        self.workers.number = 1;
+        done
+    }
+}
