@@ -551,11 +551,11 @@ impl Call<'_> {
                 self.abandon_batch();
                 return Err(End::TargetGone);
             }
-            if self.has_workers() {
+            if self.is_for_worker() {
                 return self.hand_over();
             }
+            self.workers.count(self.load.batch.size());
             self.load.run_here(self.target.mems(), attempt);
-            self.workers.count(&self.load.batch);
         }
         let (dry_run, task) = (self.order.dry_run, self.target.task());
         let settled = settle(

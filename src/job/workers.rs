@@ -19,10 +19,7 @@
 
 use crate::{
     migrate::{
-        batch::{
-            self,
-            Batch, //
-        },
+        batch,
         Attempt,
         Load,
         Way, //
@@ -47,7 +44,10 @@ use super::call::{
     End, //
 };
 
-/// Full batches that the call itself moves before it has threads do so. Less work is not worth theirs.
+/// Base pages of a batch that is worth a worker's time. The call moves smaller ones itself.
+const MIN_SIZE: u64 = batch::MAX_PAGES / 4;
+
+/// Batches of such a size that the call itself moves before it has workers. Less work is not worth theirs.
 const ALONE: u32 = 2;
 
 /// Threads for each node that pages go to, if the call may choose. More of them would wait for its memory.
@@ -69,16 +69,16 @@ impl Work for Cargo {
 pub(super) struct Workers {
     /// How many there are to be; with one, the call does it all.
     number: usize,
-    /// Full batches that the call has moved itself.
-    full: u32,
+    /// Batches of some size that the call has moved itself.
+    alone: u32,
     crew: Option<Crew<Cargo>>,
 }
 
 impl Workers {
-    /// Notes that the call itself has moved a batch.
-    pub(super) fn count(&mut self, batch: &Batch) {
-        if batch.is_full(batch::MAX_PAGES) {
-            self.full = self.full.saturating_add(1);
+    /// Notes that the call itself moves a batch of so many base pages.
+    pub(super) fn count(&mut self, size: u64) {
+        if size >= MIN_SIZE {
+            self.alone = self.alone.saturating_add(1);
         }
     }
 
@@ -93,7 +93,7 @@ impl Workers {
         };
         Self {
             number,
-            full: 0,
+            alone: 0,
             crew: None,
         }
     }
@@ -108,15 +108,19 @@ fn choose(destinations: usize) -> usize {
 
 impl Call<'_> {
     /// Whether a worker is to move the batch that is ready.
-    pub(super) fn has_workers(&mut self) -> bool {
-        self.workers.crew.is_some()
+    pub(super) fn is_for_worker(&self) -> bool {
+        self.workers.crew.is_some() && self.load.batch.size() >= MIN_SIZE
     }
 
     /// Gets the workers if there is enough to do. Nothing is isolated now. Without memory for them, the call
     /// does it all.
     pub(super) fn get_workers(&mut self) {
-        let Workers { number, full, crew } = &mut self.workers;
-        if *number <= 1 || crew.is_some() || *full < ALONE {
+        let Workers {
+            number,
+            alone,
+            crew,
+        } = &mut self.workers;
+        if *number <= 1 || crew.is_some() || *alone < ALONE {
             return;
         }
         let (order, frames, mems) = (self.order, self.frames, self.target.mems());
