@@ -21,9 +21,9 @@ use crate::{
     job::{
         self,
         End,
-        Job,
         Outcome,
-        Progress, //
+        Progress,
+        Remembered, //
     },
     pure::order::Order,
     request,
@@ -106,7 +106,7 @@ impl PinnedDrop for Registration {
 struct Handle {
     progress: Progress,
     #[pin]
-    job: KillableMutex<Option<Job>>,
+    remembered: KillableMutex<Remembered>,
 }
 
 #[vtable]
@@ -117,7 +117,7 @@ impl MiscDevice for Handle {
         KBox::pin_init(
             pin_init!(Self {
                 progress: Progress::new(),
-                job <- KillableMutex::new(None),
+                remembered <- KillableMutex::new(Remembered::default()),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -207,13 +207,13 @@ impl Handle {
         let request = request::Migrate::read(arg)?;
         let reply = request.reply(arg)?;
         reply.probe()?;
-        let mut job = self.job.take()?;
+        let mut remembered = self.remembered.take()?;
         let mut target = Target::find(request.who())?;
         let flags = request.flags();
         let order = request.for_target(&target, shim::self_ranges_only())?;
         let begun = trace::Begun::call();
-        let outcome = job::run(&mut job, &order, &mut target, &self.progress)?;
-        drop(job);
+        let outcome = job::run(&mut remembered, &order, &mut target, &self.progress)?;
+        drop(remembered);
         Ok(Done {
             target,
             order,

@@ -57,6 +57,7 @@ use crate::{
 use super::{
     waiting::Waiting,
     workers::Workers,
+    Desk,
     Running, //
 };
 
@@ -118,12 +119,12 @@ pub(super) struct Call<'a> {
     /// Walks that stopped where they began, one after the other, though a mark had just been read.
     stuck: u32,
     /// What walks fill, and what is moved next.
-    pub(super) load: Load,
+    pub(super) load: &'a mut Load,
     pub(super) workers: Workers,
     move_shared: bool,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: &'a mut Waiting,
     /// For each node number whether its pages are looked at, in a walk for one pair.
-    nodes: KVVec<u8>,
+    nodes: &'a mut [u8],
     pub(super) outcome: Outcome,
 }
 
@@ -144,6 +145,7 @@ pub(super) fn ended_by(e: Error) -> End {
 pub(super) fn migrate(
     order: &Order,
     target: &mut Target,
+    slot: &mut Option<Desk>,
     frames: &Arc<PageSet>,
     cookie: Cookie,
     running: Running<'_>,
@@ -151,6 +153,12 @@ pub(super) fn migrate(
     let pairs = order.lists.len();
     let Range { start, end } = order.range;
     let way = Way::new(order.map.clone(), frames.clone(), order.strict);
+    let pages = end.saturating_sub(start) >> PAGE_SHIFT;
+    let Desk {
+        load,
+        waiting,
+        nodes,
+    } = Desk::ready(slot, way, pairs, pages)?;
     let mut call = Call {
         order,
         target,
@@ -160,14 +168,11 @@ pub(super) fn migrate(
         unknown: None,
         marks_left: 0,
         stuck: 0,
-        load: Load::new(
-            way,
-            batch::FIRST_FOLIOS.min(end.saturating_sub(start) >> PAGE_SHIFT),
-        )?,
+        load,
         workers: Workers::new(order),
         move_shared: !order.exclusive && task::caller_may_move_shared(),
-        waiting: Waiting::new(pairs)?,
-        nodes: KVVec::from_elem(0, order.map.flags().len(), GFP_KERNEL_ACCOUNT)?,
+        waiting,
+        nodes,
         outcome: Outcome {
             counts: Counts::default(),
             by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
@@ -191,7 +196,9 @@ pub(super) fn migrate(
     call.stay(waits, ended.err());
     running.show(&call.outcome.counts, 0, call.outcome.resume);
     drop(running);
-    Ok(call.outcome)
+    let outcome = call.outcome;
+    Desk::tidy(slot);
+    Ok(outcome)
 }
 
 /// Counts what became of the batch of a load, which is empty afterwards, and tells who watches. `task` is of the
@@ -430,8 +437,8 @@ impl Call<'_> {
         let map = &self.order.map;
         let nodes = match look {
             Look::Pair(pair) => {
-                map.flags_of(pair, &mut self.nodes);
-                &self.nodes
+                map.flags_of(pair, self.nodes);
+                &*self.nodes
             }
             Look::All | Look::Rest => map.flags(),
         };
@@ -559,9 +566,9 @@ impl Call<'_> {
         }
         let (dry_run, task) = (self.order.dry_run, self.target.task());
         let settled = settle(
-            &mut self.load,
+            self.load,
             &mut self.outcome,
-            &mut self.waiting,
+            self.waiting,
             dry_run,
             task,
         );

@@ -19,6 +19,11 @@ use kernel::{
 };
 
 use crate::{
+    migrate::{
+        batch,
+        Load,
+        Way, //
+    },
     policy::Cookie,
     pure::{
         counts::Counts,
@@ -42,13 +47,59 @@ mod rounds;
 mod waiting;
 mod workers;
 
+use waiting::Waiting;
+
 pub(crate) use call::{
     End,
     Outcome, //
 };
 
 /// What an open file remembers from one call to the next.
-pub(crate) struct Job {
+#[derive(Default)]
+pub(crate) struct Remembered {
+    job: Option<Job>,
+    desk: Option<Desk>,
+}
+
+/// Memory that a call works with. The next one on the same open file need not get it anew.
+struct Desk {
+    load: Load,
+    waiting: Waiting,
+    /// For each node number whether its pages are looked at, in a walk for one pair.
+    nodes: KVVec<u8>,
+}
+
+impl Desk {
+    /// Makes a desk, or clears that of the call before, for a call with so many pages in its range.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn ready(slot: &mut Option<Self>, way: Way, pairs: usize, pages: usize) -> Result<&mut Self> {
+        let desk = match slot.take() {
+            Some(mut desk) => {
+                desk.load.reuse(way);
+                desk
+            }
+            None => Self {
+                load: Load::new(way, pages.min(batch::FIRST_FOLIOS))?,
+                waiting: Waiting::new()?,
+                nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
+            },
+        };
+        let desk = slot.insert(desk);
+        desk.waiting.reuse(pairs)?;
+        Ok(desk)
+    }
+
+    /// Gives up what a call with large folios has needed beyond the usual.
+    fn tidy(slot: &mut Option<Self>) {
+        slot.take_if(|desk| !desk.load.is_usual());
+    }
+}
+
+/// What calls with the same lists have done.
+struct Job {
     lists: NodeLists,
     frames: Arc<PageSet>,
     cookie: Cookie,
@@ -122,24 +173,25 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Does what `order` says, as a part of the job in `slot`, or of a new one that takes its place.
+/// Does what `order` says, as a part of the job of the open file, or of a new one that takes its place.
 ///
 /// # Errors
 ///
 /// `ENOMEM` before anything has moved.
 pub(crate) fn run(
-    slot: &mut Option<Job>,
+    remembered: &mut Remembered,
     order: &Order,
     target: &mut Target,
     progress: &Progress,
 ) -> Result<Outcome> {
+    let Remembered { job: slot, desk } = remembered;
     let continues = !order.new_job && slot.as_ref().is_some_and(|job| job.lists == order.lists);
     if !continues {
         let frames = Arc::new(PageSet::new()?, GFP_KERNEL_ACCOUNT)?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
             let running = Running::begin(None, 0, 0);
-            return call::migrate(order, target, &frames, Cookie::new(), running);
+            return call::migrate(order, target, desk, &frames, Cookie::new(), running);
         }
         *slot = Some(Job {
             lists: order.lists.try_clone()?,
@@ -151,7 +203,7 @@ pub(crate) fn run(
     let job = slot.as_mut().ok_or(EINVAL)?;
     let shown = (!order.dry_run).then_some(progress);
     let running = Running::begin(shown, job.moved, order.range.start);
-    let outcome = call::migrate(order, target, &job.frames, job.cookie, running)?;
+    let outcome = call::migrate(order, target, desk, &job.frames, job.cookie, running)?;
     if !order.dry_run {
         job.moved = job.moved.saturating_add(outcome.counts.all_moved());
     }

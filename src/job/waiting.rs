@@ -39,21 +39,38 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// No page waits.
+    /// No page waits, and there are no pairs.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new(pairs: usize) -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
             now: PageSet::new()?,
             next: PageSet::new()?,
             waits: Waits::default(),
             has_new: false,
-            first: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
-            turns: KVVec::from_elem(None, pairs, GFP_KERNEL_ACCOUNT)?,
+            first: KVVec::new(),
+            turns: KVVec::new(),
             turn: 0,
         })
+    }
+
+    /// Forgets all that waits, and gets ready for so many pairs.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn reuse(&mut self, pairs: usize) -> Result {
+        self.now.clear();
+        self.next.clear();
+        self.waits = Waits::default();
+        self.has_new = false;
+        self.first.clear();
+        self.first.resize(pairs, None, GFP_KERNEL_ACCOUNT)?;
+        self.turns.clear();
+        self.turns.resize(pairs, None, GFP_KERNEL_ACCOUNT)?;
+        Ok(())
     }
 
     /// Notes that pages wait for the next round.

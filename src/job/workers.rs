@@ -147,7 +147,7 @@ impl Call<'_> {
             return Ok(());
         };
         if let Some(cargo) = crew.next() {
-            core::mem::swap(&mut cargo.load, &mut self.load);
+            core::mem::swap(&mut cargo.load, self.load);
             cargo.mems.assign(self.target.mems());
             let node = cargo.load.destination();
             crew.begin(node);
@@ -171,7 +171,7 @@ impl Call<'_> {
         call::settle(
             &mut cargo.load,
             &mut self.outcome,
-            &mut self.waiting,
+            self.waiting,
             false,
             task,
         )?;

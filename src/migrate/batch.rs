@@ -219,6 +219,11 @@ impl Batch {
         self.entries.capacity().min(MAX_FOLIOS)
     }
 
+    /// Whether no folio of it was ever split: each part needs memory.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.parts.capacity() == 0
+    }
+
     /// Whether no page has been met.
     pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()

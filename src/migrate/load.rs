@@ -93,6 +93,22 @@ impl Load {
         })
     }
 
+    /// Gets ready for another call, which goes `way`.
+    pub(crate) fn reuse(&mut self, way: Way) {
+        self.give_up();
+        drop(self.batch.take_unwritten());
+        self.scratch.try_anew();
+        self.way = way;
+        self.copied = 0;
+        self.usecs = None;
+        self.out_of_memory = false;
+    }
+
+    /// Whether it has no more memory than batches of small folios need.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.batch.is_usual() && self.scratch.is_usual()
+    }
+
     /// Gets the memory for a batch of so many pairs. Nothing may be isolated: the kernel may reclaim for it.
     ///
     /// # Errors

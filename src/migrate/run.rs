@@ -174,6 +174,11 @@ impl Scratch {
         Ok(())
     }
 
+    /// Whether it has no more memory than batches of small folios need.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.placed.capacity() <= batch::MAX_FOLIOS && self.wants.is_empty() && self.reserve.is_empty()
+    }
+
     /// Makes room to note the pieces of large folios that are split, before folios are locked. The kernel may
     /// split any by itself. Where there is no memory, it is tried again for each piece.
     fn make_room_for_pieces(&mut self, pages: u64) {

@@ -23,6 +23,8 @@ struct pm_set *pm_shim_set_new(void)
 	if (set) {
 		xa_init(&set->blocks);
 		set->nr = 0;
+		set->first = 0;
+		set->last = 0;
 	}
 	return set;
 }
@@ -39,7 +41,7 @@ void pm_shim_set_clear(struct pm_set *set)
 	/* A block that could not be made may have left nodes. */
 	if (xa_empty(&set->blocks))
 		return;
-	xa_for_each(&set->blocks, index, bits)
+	xa_for_each_range(&set->blocks, index, bits, set->first, set->last)
 		kfree(bits);
 	xa_destroy(&set->blocks);
 	set->nr = 0;
@@ -156,6 +158,8 @@ static unsigned long *pm_set_make(struct pm_set *set, unsigned long index)
 	others = __xa_cmpxchg(&set->blocks, index, NULL, bits,
 			      GFP_NOWAIT | __GFP_NOWARN);
 	if (!others) {
+		set->first = set->nr ? min(set->first, index) : index;
+		set->last = set->nr ? max(set->last, index) : index;
 		/* Pairs with pm_set_has(): whoever sees the number finds the block. */
 		smp_store_release(&set->nr, set->nr + 1);
 	}

@@ -15,6 +15,7 @@
 struct pm_set {
 	struct xarray blocks;		/* of bits, by page number / PM_SET_PAGES */
 	unsigned int nr;		/* of blocks */
+	unsigned long first, last;	/* of them, while there are some */
 };
 
 #define PM_SET_CURSOR	{ .index = ULONG_MAX }
