@@ -19,7 +19,10 @@ use kernel::{
 };
 
 use crate::{
-    pure::order::Map,
+    pure::{
+        order::Map,
+        units::NodeId, //
+    },
     shim::{
         file::InodeId,
         helper::{
@@ -43,16 +46,16 @@ use crate::{
 pub(crate) use crate::shim::policy::Cookie;
 
 /// For each node the one that policies name instead.
-struct Renaming(KVVec<u16>);
+struct Renaming(KVVec<NodeId>);
 
 impl Renaming {
     fn new(map: &Map) -> Result<Self> {
         let mut to = KVVec::with_capacity(node::count(), GFP_KERNEL)?;
         for node in 0..node::count() {
-            let same = u16::try_from(node)?;
+            let node = NodeId::new(node).ok_or(EINVAL)?;
             let named = map
                 .next(node, None, false, node::distance)
-                .map_or(same, |d| d.node);
+                .map_or(node, |d| d.node);
             to.push(named, GFP_KERNEL)?;
         }
         Ok(Self(to))
@@ -73,7 +76,7 @@ impl Renaming {
                     .saturating_add(rest.trailing_zeros() as usize);
                 rest &= rest.wrapping_sub(1);
                 // Masks of users may name nodes that this machine cannot have. They stay.
-                let to = self.0.get(node).map_or(node, |&to| usize::from(to));
+                let to = self.0.get(node).map_or(node, |to| to.index());
                 if let Some(word) = renamed.get_mut(to / bits) {
                     *word |= 1 << (to % bits);
                 }
@@ -85,10 +88,11 @@ impl Renaming {
     }
 
     /// Whether a set of nodes stays what it is.
-    fn keeps(&self, set: impl Fn(usize) -> bool) -> bool {
+    fn keeps(&self, set: impl Fn(NodeId) -> bool) -> bool {
         let bits = usize::BITS as usize;
         let mut mask = [0usize; policy::WORDS];
-        for node in (0..self.0.len()).filter(|&node| set(node)) {
+        let nodes = (0..self.0.len()).filter_map(NodeId::new);
+        for node in nodes.filter(|&node| set(node)).map(NodeId::index) {
             if let Some(word) = mask.get_mut(node / bits) {
                 *word |= 1 << (node % bits);
             }
@@ -105,7 +109,7 @@ impl Editor for Renaming {
         }
         if let Some(home) = policy.home_node() {
             if let Some(&to) = self.0.get(home) {
-                if usize::from(to) != home {
+                if to.index() != home {
                     policy.set_home_node(to);
                     changed = true;
                 }
@@ -166,7 +170,7 @@ pub(crate) fn rewrite(
     map: &Map,
     cookie: Cookie,
     dry_run: bool,
-    allowed: impl Fn(usize) -> bool,
+    allowed: impl Fn(NodeId) -> bool,
     total: &mut u64,
 ) -> Result {
     let renaming = Arc::new(Renaming::new(map)?, GFP_KERNEL)?;

@@ -10,12 +10,15 @@ use kernel::{
     task::Task, //
 };
 
-use crate::shim::{
-    mm::UserMm,
-    node,
-    task::{
-        self,
-        Steady, //
+use crate::{
+    pure::units::NodeId,
+    shim::{
+        mm::UserMm,
+        node,
+        task::{
+            self,
+            Steady, //
+        }, //
     }, //
 };
 
@@ -77,17 +80,19 @@ impl Mems {
     }
 
     /// Whether the target's cpuset allows a node.
-    pub(crate) fn allows(&self, node: usize) -> bool {
+    pub(crate) fn allows(&self, node: NodeId) -> bool {
         self.says(node, task::MEMS_ALLOWED)
     }
 
     /// Whether the cpusets know of a node.
-    pub(crate) fn knows(&self, node: usize) -> bool {
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
         self.says(node, task::MEMS_KNOWN)
     }
 
-    fn says(&self, node: usize, fact: u8) -> bool {
-        self.facts.get(node).is_some_and(|&facts| facts & fact != 0)
+    fn says(&self, node: NodeId, fact: u8) -> bool {
+        self.facts
+            .get(node.index())
+            .is_some_and(|&facts| facts & fact != 0)
     }
 }
 

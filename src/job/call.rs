@@ -33,7 +33,8 @@ use crate::{
         order::{
             Order,
             Range, //
-        }, //
+        },
+        units::Pfn, //
     },
     shim::{
         self,
@@ -108,9 +109,9 @@ pub(super) struct Call<'a> {
     pub(super) order: &'a Order,
     pub(super) target: &'a mut Target,
     /// Where the job has moved pages to.
-    pub(super) frames: &'a Arc<PageSet>,
+    pub(super) frames: &'a Arc<PageSet<Pfn>>,
     /// In a dry run, the frames of pages that would have moved.
-    imagined: Option<PageSet>,
+    imagined: Option<PageSet<Pfn>>,
     marks: Marks,
     /// The file before which the last walk stopped: its mark is to be read.
     pub(super) unknown: Option<MappedFile>,
@@ -146,7 +147,7 @@ pub(super) fn migrate(
     order: &Order,
     target: &mut Target,
     slot: &mut Option<Desk>,
-    frames: &Arc<PageSet>,
+    frames: &Arc<PageSet<Pfn>>,
     cookie: Cookie,
     running: Running<'_>,
 ) -> Result<Outcome> {
@@ -226,7 +227,7 @@ pub(super) fn settle(
     load.batch.settle(counts, by_pair, |counts, wait| {
         // Without memory to note that it waits it is not tried again.
         if dry_run || waiting.add(&wait).is_err() {
-            counts.stay(wait.reason, wait.nr_pages as u64);
+            counts.stay(wait.reason, wait.pages.len as u64);
         }
     });
     if let Some(usecs) = load.usecs.take() {
@@ -565,13 +566,7 @@ impl Call<'_> {
             self.load.run_here(self.target.mems(), attempt);
         }
         let (dry_run, task) = (self.order.dry_run, self.target.task());
-        let settled = settle(
-            self.load,
-            &mut self.outcome,
-            self.waiting,
-            dry_run,
-            task,
-        );
+        let settled = settle(self.load, &mut self.outcome, self.waiting, dry_run, task);
         noted.and(settled)
     }
 
@@ -591,8 +586,7 @@ impl Call<'_> {
         let batch = &mut self.load.batch;
         self.load.copied = batch.size();
         let imagined = self.imagined.as_ref();
-        let noted = batch
-            .imagine(|pfn, nr_pages| imagined.map_or(Ok(()), |frames| frames.add(pfn, nr_pages)));
+        let noted = batch.imagine(|frames| imagined.map_or(Ok(()), |set| set.add(frames)));
         noted.map_err(|_| End::OutOfMemory)
     }
 

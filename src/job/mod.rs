@@ -31,7 +31,8 @@ use crate::{
             NodeLists,
             Order,
             Range, //
-        }, //
+        },
+        units::Pfn, //
     },
     shim::{
         node, //
@@ -101,7 +102,7 @@ impl Desk {
 /// What calls with the same lists have done.
 struct Job {
     lists: NodeLists,
-    frames: Arc<PageSet>,
+    frames: Arc<PageSet<Pfn>>,
     cookie: Cookie,
     moved: u64,
 }

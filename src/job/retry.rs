@@ -20,7 +20,13 @@ use crate::{
         batch,
         Attempt, //
     },
-    pure::counts::Reason,
+    pure::{
+        counts::Reason,
+        units::{
+            PageNumber,
+            Vpn, //
+        }, //
+    },
     shim, //
 };
 
@@ -114,7 +120,8 @@ impl Call<'_> {
     /// well.
     fn go_back(&mut self, ended: End) {
         let first = self.waiting.first(ended != End::Signal);
-        self.outcome.resume = first.unwrap_or(self.order.range.end);
+        let end = self.order.range.end;
+        self.outcome.resume = first.map_or(end, |page| page.get() << PAGE_SHIFT);
     }
 
     /// Does what is to be done before a round, and says how hard it tries.
@@ -165,14 +172,14 @@ impl Call<'_> {
     ///
     /// Says why the call must end.
     fn retry(&mut self, attempt: Attempt, taken: &mut u64) -> Result<(), End> {
-        let mut rest = 0;
+        let mut rest = Vpn::new(0);
         loop {
             self.read_mark()?;
             self.make_room()?;
             let Some(first) = self.fill_batch(&mut rest, taken)? else {
                 return Ok(());
             };
-            self.finish_batch(first << PAGE_SHIFT, attempt)?;
+            self.finish_batch(first.get() << PAGE_SHIFT, attempt)?;
             if self.waiting.is_round_over() {
                 self.may_go_on()?;
             } else {
@@ -189,7 +196,7 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn fill_batch(&mut self, rest: &mut usize, taken: &mut u64) -> Result<Option<usize>, End> {
+    fn fill_batch(&mut self, rest: &mut Vpn, taken: &mut u64) -> Result<Option<Vpn>, End> {
         let end = self.order.range.end;
         let limit = self.limit();
         let pairs = self.waiting.pairs_left().clamp(1, MAX_WALKS);
@@ -201,14 +208,14 @@ impl Call<'_> {
         for _ in 0..pairs {
             let (look, page) = match self.waiting.next_turn() {
                 Some((pair, page)) => (Look::Pair(pair), page),
-                None => match self.waiting.now().next(*rest, end >> PAGE_SHIFT) {
+                None => match self.waiting.now().next(*rest, Vpn::new(end >> PAGE_SHIFT)) {
                     Some(page) => (Look::Rest, page),
                     None => break,
                 },
             };
             first = first.or(Some(page));
             let upto = limit.min(self.load.batch.size().saturating_add(share));
-            let walked = match self.walk(page << PAGE_SHIFT, end, look, upto) {
+            let walked = match self.walk(page.get() << PAGE_SHIFT, end, look, upto) {
                 Ok(walked) => walked,
                 Err(ended) => {
                     self.abandon_batch();
@@ -216,7 +223,7 @@ impl Call<'_> {
                 }
             };
             *taken = taken.saturating_add(walked.passed.taken);
-            let resume = walked.resume >> PAGE_SHIFT;
+            let resume = Vpn::new(walked.resume >> PAGE_SHIFT);
             match look {
                 Look::Pair(pair) => self.waiting.go_on_at(pair, resume),
                 _ => *rest = resume,

@@ -8,14 +8,17 @@
 //!
 //! Locks: none.
 
-use kernel::{
-    page::PAGE_SHIFT,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 use crate::{
     migrate::batch::Wait,
-    pure::counts::Waits,
+    pure::{
+        counts::Waits,
+        units::{
+            PageNumber,
+            Vpn, //
+        }, //
+    },
     shim::page_set::PageSet, //
 };
 
@@ -24,16 +27,16 @@ use crate::{
 /// A round takes pages out of `now`, pair by pair, and what has to wait again is put into `next`, which
 /// becomes `now` in the next round.
 pub(super) struct Waiting {
-    now: PageSet,
-    next: PageSet,
+    now: PageSet<Vpn>,
+    next: PageSet<Vpn>,
     /// Why those of `next` wait.
     waits: Waits,
     /// Some have come since the last round.
     has_new: bool,
     /// For each pair the first of its pages in `next`.
-    first: KVVec<Option<usize>>,
+    first: KVVec<Option<Vpn>>,
     /// For each pair the page at which the round is to go on, if it has not been through.
-    turns: KVVec<Option<usize>>,
+    turns: KVVec<Option<Vpn>>,
     /// The pair whose turn it is.
     turn: usize,
 }
@@ -79,11 +82,12 @@ impl Waiting {
     ///
     /// `ENOMEM`; they do not wait then.
     pub(super) fn add(&mut self, wait: &Wait) -> Result {
-        self.next.add(wait.page, wait.nr_pages)?;
-        self.waits.add(wait.reason, wait.nr_pages as u64);
+        self.next.add(wait.pages)?;
+        self.waits.add(wait.reason, wait.pages.len as u64);
         self.has_new = true;
         if let Some(first) = self.first.get_mut(wait.pair) {
-            *first = Some(first.map_or(wait.page, |first| first.min(wait.page)));
+            let page = wait.pages.first;
+            *first = Some(first.map_or(page, |first| first.min(page)));
         }
         Ok(())
     }
@@ -98,17 +102,16 @@ impl Waiting {
         self.waits
     }
 
-    /// The address of the first page that waits for this round, or with `tried` for the next one.
-    pub(super) fn first(&self, tried: bool) -> Option<usize> {
-        let now = self.now.next(0, usize::MAX);
-        let next = self.next.next(0, usize::MAX).filter(|_| tried);
-        let first = Iterator::chain(now.into_iter(), next).min();
-        first.map(|page| page << PAGE_SHIFT)
+    /// The first page that waits for this round, or with `tried` for the next one.
+    pub(super) fn first(&self, tried: bool) -> Option<Vpn> {
+        let now = self.now.first(Vpn::new(0));
+        let next = self.next.first(Vpn::new(0)).filter(|_| tried);
+        Iterator::chain(now.into_iter(), next).min()
     }
 
     /// Whether no page waits for this round any more.
     pub(super) fn is_round_over(&self) -> bool {
-        self.now.next(0, usize::MAX).is_none()
+        self.now.first(Vpn::new(0)).is_none()
     }
 
     /// Ends a round that has looked at everything: what it has not met has been given back.
@@ -130,7 +133,7 @@ impl Waiting {
     }
 
     /// Pages that have not been taken in this round.
-    pub(super) fn now(&self) -> &PageSet {
+    pub(super) fn now(&self) -> &PageSet<Vpn> {
         &self.now
     }
 
@@ -140,7 +143,7 @@ impl Waiting {
     }
 
     /// The next pair whose turn it is in this round, and the page at which it is to go on.
-    pub(super) fn next_turn(&mut self) -> Option<(usize, usize)> {
+    pub(super) fn next_turn(&mut self) -> Option<(usize, Vpn)> {
         for _ in 0..self.turns.len() {
             let pair = self.turn;
             self.turn = pair.saturating_add(1);
@@ -150,7 +153,7 @@ impl Waiting {
             let Some(turn) = self.turns.get_mut(pair) else {
                 continue;
             };
-            *turn = turn.and_then(|page| self.now.next(page, usize::MAX));
+            *turn = turn.and_then(|page| self.now.first(page));
             if let Some(page) = *turn {
                 return Some((pair, page));
             }
@@ -159,7 +162,7 @@ impl Waiting {
     }
 
     /// The pair is to go on at `page` in its next turn.
-    pub(super) fn go_on_at(&mut self, pair: usize, page: usize) {
+    pub(super) fn go_on_at(&mut self, pair: usize, page: Vpn) {
         if let Some(turn) = self.turns.get_mut(pair) {
             *turn = Some(page);
         }

@@ -11,9 +11,17 @@
 use kernel::prelude::*;
 
 use crate::{
-    pure::counts::{
-        Counts,
-        Reason, //
+    pure::{
+        counts::{
+            Counts,
+            Reason, //
+        },
+        units::{
+            PageNumber,
+            Pfn,
+            Span,
+            Vpn, //
+        }, //
     },
     shim::folio::FolioList, //
 };
@@ -63,8 +71,7 @@ enum Fate {
 
 /// One folio.
 struct Entry {
-    pfn: usize,
-    nr_pages: usize,
+    frames: Span<Pfn>,
     pair: u16,
     /// The last attempt to find a place for it, or for a part of it, failed.
     no_room: bool,
@@ -77,11 +84,10 @@ struct Entry {
 
 /// Pages of a folio that are mapped one after the other.
 struct Run {
-    /// Number of the first one in the address space.
-    page: usize,
-    /// Its position in the folio.
-    index: u32,
+    first: Vpn,
     len: u32,
+    /// Position of the first one in the folio.
+    index: u32,
     entry: u16,
     pair: u16,
     /// They have been met before, through another mapping.
@@ -90,8 +96,7 @@ struct Run {
 
 /// A part of a folio that was split.
 struct Part {
-    pfn: usize,
-    nr_pages: usize,
+    frames: Span<Pfn>,
     fate: Fate,
 }
 
@@ -102,15 +107,11 @@ fn short(pair: usize) -> u16 {
 
 /// A run of pages that a walk was shown.
 pub(crate) struct Found {
-    /// Number of the first one in the address space.
-    pub(crate) page: usize,
-    /// The first frame of their folio, and its pages.
-    pub(crate) pfn: usize,
-    pub(crate) nr_pages: usize,
-    /// Position of the first one in the folio.
+    pub(crate) pages: Span<Vpn>,
+    /// The frames of their folio.
+    pub(crate) frames: Span<Pfn>,
+    /// Position of the first page in the folio.
     pub(crate) index: usize,
-    /// Pages of the run.
-    pub(crate) mapped: usize,
 }
 
 /// Where the entry of a folio goes that is not in the batch.
@@ -118,9 +119,7 @@ pub(crate) struct Vacant(usize);
 
 /// Pages that stay, and may be tried again.
 pub(crate) struct Wait {
-    /// Number of the first one in the address space, and how many.
-    pub(crate) page: usize,
-    pub(crate) nr_pages: usize,
+    pub(crate) pages: Span<Vpn>,
     pub(crate) pair: usize,
     pub(crate) reason: Reason,
 }
@@ -247,7 +246,7 @@ impl Batch {
     /// Counts the small folios of each pair.
     pub(crate) fn count_small(&self, by_pair: &mut [u16]) {
         by_pair.fill(0);
-        for entry in self.entries.iter().filter(|entry| entry.nr_pages == 1) {
+        for entry in self.entries.iter().filter(|entry| entry.frames.len == 1) {
             if let Some(count) = by_pair.get_mut(usize::from(entry.pair)) {
                 *count = count.saturating_add(1);
             }
@@ -266,14 +265,14 @@ impl Batch {
     }
 
     /// The slot of a frame, or the empty one where it would go.
-    fn slot(&self, pfn: usize) -> usize {
+    fn slot(&self, pfn: Pfn) -> usize {
         let mask = self.slots.len().wrapping_sub(1);
-        let hash = (pfn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let hash = (pfn.get() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let mut slot = hash as usize & mask;
         // There are more slots than entries, so an empty one ends this.
         while let Some(&entry) = self.slots.get(slot) {
             match self.entries.get(usize::from(entry)) {
-                Some(found) if found.pfn != pfn => slot = slot.wrapping_add(1) & mask,
+                Some(found) if found.frames.first != pfn => slot = slot.wrapping_add(1) & mask,
                 _ => break,
             }
         }
@@ -281,20 +280,19 @@ impl Batch {
     }
 
     /// The number of the folio that has or had this frame.
-    pub(crate) fn number(&self, pfn: usize) -> Option<u16> {
+    pub(crate) fn number(&self, pfn: Pfn) -> Option<u16> {
         (0..=MAX_ORDER).find_map(|order| {
-            let head = pfn & !((1usize << order) - 1);
-            let number = *self.slots.get(self.slot(head))?;
+            let number = *self.slots.get(self.slot(pfn.head(order)))?;
             let entry = self.entries.get(usize::from(number))?;
-            (pfn.wrapping_sub(head) < entry.nr_pages).then_some(number)
+            entry.frames.contains(pfn).then_some(number)
         })
     }
 
     fn push_run(&mut self, found: &Found, entry: u16, pair: u16, again: bool) {
-        let (index, len) = (u32::try_from(found.index), u32::try_from(found.mapped));
+        let (index, len) = (u32::try_from(found.index), u32::try_from(found.pages.len));
         // Both are at most the pages of a gigantic folio. The caller has seen that there is room.
         let _ = self.runs.push_within_capacity(Run {
-            page: found.page,
+            first: found.pages.first,
             index: index.unwrap_or(u32::MAX),
             len: len.unwrap_or(u32::MAX),
             entry,
@@ -308,7 +306,7 @@ impl Batch {
     /// Pages after those met so far are new, as a mapping is walked upwards; others are met again. There
     /// must be room for a run.
     pub(crate) fn meet(&mut self, found: &Found) -> Option<Vacant> {
-        let slot = self.slot(found.pfn);
+        let slot = self.slot(found.frames.first);
         let number = self.slots.get(slot).copied().unwrap_or(NO_ENTRY);
         let Some(entry) = self.entries.get_mut(usize::from(number)) else {
             return Some(Vacant(slot));
@@ -316,8 +314,8 @@ impl Batch {
         let again = found.index < entry.next_index;
         let pair = entry.pair;
         if !again {
-            entry.next_index = found.index.saturating_add(found.mapped);
-            self.pages = self.pages.saturating_add(found.mapped as u64);
+            entry.next_index = found.index.saturating_add(found.pages.len);
+            self.pages = self.pages.saturating_add(found.pages.len as u64);
         }
         self.push_run(found, number, pair, again);
         None
@@ -330,12 +328,11 @@ impl Batch {
         let pair = short(pair);
         let number = u16::try_from(self.entries.len()).unwrap_or(NO_ENTRY);
         let entry = Entry {
-            pfn: found.pfn,
-            nr_pages: found.nr_pages,
+            frames: found.frames,
             pair,
             no_room: false,
             fate: Fate::Gone,
-            next_index: found.index.saturating_add(found.mapped),
+            next_index: found.index.saturating_add(found.pages.len),
             holds,
         };
         if self.entries.push_within_capacity(entry).is_ok() {
@@ -345,9 +342,9 @@ impl Batch {
             }
         }
         self.push_run(found, number, pair, false);
-        self.pages = self.pages.saturating_add(found.mapped as u64);
-        self.size = self.size.saturating_add(found.nr_pages as u64);
-        self.has_large |= found.nr_pages > 1;
+        self.pages = self.pages.saturating_add(found.pages.len as u64);
+        self.size = self.size.saturating_add(found.frames.len as u64);
+        self.has_large |= found.frames.len > 1;
     }
 
     /// Adds a run of pages whose folio somebody else has. There must be room for a run.
@@ -362,11 +359,11 @@ impl Batch {
         }
     }
 
-    fn note(&mut self, number: u16, pfn: usize, nr_pages: usize, fate: Fate) {
+    fn note(&mut self, number: u16, frames: Span<Pfn>, fate: Fate) {
         let Some(entry) = self.entries.get_mut(usize::from(number)) else {
             return;
         };
-        if nr_pages >= entry.nr_pages {
+        if frames.len >= entry.frames.len {
             entry.fate = fate;
             return;
         }
@@ -374,11 +371,7 @@ impl Batch {
         if matches!(entry.fate, Fate::Left(_)) {
             return;
         }
-        let part = Part {
-            pfn,
-            nr_pages,
-            fate,
-        };
+        let part = Part { frames, fate };
         let gfp = GFP_NOWAIT | __GFP_NOWARN;
         entry.fate = match self.parts.push(part, gfp) {
             Ok(()) => Fate::InParts,
@@ -386,16 +379,16 @@ impl Batch {
         };
     }
 
-    /// Notes that a folio, by its number, or a part of it from `pfn` on, has moved; with `fallback` to
-    /// another node than the named one.
-    pub(crate) fn note_moved(&mut self, number: u16, pfn: usize, nr_pages: usize, fallback: bool) {
-        self.note(number, pfn, nr_pages, Fate::Moved { fallback });
+    /// Notes that a folio, by its number, or the part of it that had these frames, has moved; with
+    /// `fallback` to another node than the named one.
+    pub(crate) fn note_moved(&mut self, number: u16, frames: Span<Pfn>, fallback: bool) {
+        self.note(number, frames, Fate::Moved { fallback });
     }
 
     /// Notes that a folio, or a part of one, stays. [`Reason::Busy`] becomes
     /// [`Reason::NoMemory`] where the last attempt found no room.
-    pub(crate) fn note_left(&mut self, pfn: usize, nr_pages: usize, reason: Reason) {
-        let Some(number) = self.number(pfn) else {
+    pub(crate) fn note_left(&mut self, frames: Span<Pfn>, reason: Reason) {
+        let Some(number) = self.number(frames.first) else {
             return;
         };
         let no_room = |entry: &Entry| entry.no_room;
@@ -406,11 +399,11 @@ impl Batch {
             }
             reason => Fate::Left(reason),
         };
-        self.note(number, pfn, nr_pages, fate);
+        self.note(number, frames, fate);
     }
 
     /// Notes that a folio that stays has yet to be written by its file system.
-    pub(crate) fn note_unwritten(&mut self, pfn: usize) {
+    pub(crate) fn note_unwritten(&mut self, pfn: Pfn) {
         let number = self.number(pfn).map(usize::from);
         let entry = number.and_then(|number| self.entries.get(number));
         let holds = entry.and_then(|entry| entry.holds);
@@ -428,16 +421,16 @@ impl Batch {
         core::mem::take(&mut self.unwritten)
     }
 
-    /// Notes of each folio that it would have moved, and calls `f` with its first frame and its pages.
+    /// Notes of each folio that it would have moved, and calls `f` with its frames.
     ///
     /// # Errors
     ///
     /// The first that `f` returns.
-    pub(crate) fn imagine(&mut self, f: impl Fn(usize, usize) -> Result) -> Result {
+    pub(crate) fn imagine(&mut self, f: impl Fn(Span<Pfn>) -> Result) -> Result {
         let mut done = Ok(());
         for entry in self.entries.iter_mut() {
             entry.fate = Fate::Moved { fallback: false };
-            done = done.and_then(|()| f(entry.pfn, entry.nr_pages));
+            done = done.and_then(|()| f(entry.frames));
         }
         done
     }
@@ -465,8 +458,7 @@ impl Batch {
                     Fate::Left(reason) if reason.may_change() => wait(
                         counts,
                         Wait {
-                            page: run.page.saturating_add(offset),
-                            nr_pages,
+                            pages: Span::new(run.first, run.len as usize).part(offset, nr_pages),
                             pair: usize::from(run.pair),
                             reason,
                         },
@@ -488,18 +480,11 @@ impl Batch {
         if entry.fate != Fate::InParts {
             return each(0, len, entry.fate);
         }
-        let first = entry.pfn.saturating_add(run.index as usize);
-        let end = first.saturating_add(len);
+        let frames = entry.frames.part(run.index as usize, len);
         let mut rest = len;
         for part in self.parts.iter() {
-            let from = part.pfn.max(first);
-            let nr_pages = part
-                .pfn
-                .saturating_add(part.nr_pages)
-                .min(end)
-                .saturating_sub(from);
-            if nr_pages > 0 {
-                each(from.saturating_sub(first), nr_pages, part.fate);
+            if let Some((offset, nr_pages)) = frames.common(part.frames) {
+                each(offset, nr_pages, part.fate);
                 rest = rest.saturating_sub(nr_pages);
             }
         }
@@ -519,7 +504,7 @@ impl Batch {
     fn clear(&mut self) {
         let full = self.is_full(MAX_PAGES) || !self.has_room_for_run();
         // The last entry first: no other one was placed behind it.
-        while let Some(pfn) = self.entries.last().map(|entry| entry.pfn) {
+        while let Some(pfn) = self.entries.last().map(|entry| entry.frames.first) {
             let slot = self.slot(pfn);
             if let Some(slot) = self.slots.get_mut(slot) {
                 *slot = NO_ENTRY;

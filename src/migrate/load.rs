@@ -10,7 +10,13 @@ use kernel::{
 };
 
 use crate::{
-    pure::order::Map,
+    pure::{
+        order::Map,
+        units::{
+            NodeId,
+            Pfn, //
+        }, //
+    },
     shim::{
         self,
         folio::FolioList,
@@ -37,14 +43,14 @@ use super::{
 pub(crate) struct Way {
     map: Arc<Map>,
     /// Where the job has moved pages to.
-    frames: Arc<PageSet>,
+    frames: Arc<PageSet<Pfn>>,
     /// No fallback to other nodes.
     strict: bool,
 }
 
 impl Way {
     /// The way that `map` shows. The job that has moved pages to `frames` goes it.
-    pub(crate) fn new(map: Arc<Map>, frames: Arc<PageSet>, strict: bool) -> Self {
+    pub(crate) fn new(map: Arc<Map>, frames: Arc<PageSet<Pfn>>, strict: bool) -> Self {
         Self {
             map,
             frames,
@@ -135,7 +141,7 @@ impl Load {
     }
 
     /// A node to which some of its folios go.
-    pub(crate) fn destination(&self) -> Option<u16> {
+    pub(crate) fn destination(&self) -> Option<NodeId> {
         let from = self.batch.pair(0)?;
         self.way.map.named_by(from)
     }

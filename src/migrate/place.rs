@@ -7,15 +7,17 @@
 
 use kernel::prelude::*;
 
-use crate::shim::folio::NewFolio;
+use crate::{
+    pure::units::{
+        NodeId,
+        Pfn,
+        Span, //
+    },
+    shim::folio::NewFolio, //
+};
 
-/// A large folio: the frame number of its first page, and its pages. When it has been split, another
-/// folio has that frame.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FolioKey {
-    pub(crate) pfn: usize,
-    pub(crate) nr_pages: usize,
-}
+/// A large folio, as its place is known by. When it has been split, another folio has its first frame.
+pub(crate) type FolioKey = Span<Pfn>;
 
 /// Where a large folio is to go.
 pub(crate) enum Place {
@@ -23,7 +25,7 @@ pub(crate) enum Place {
     Whole(NewFolio, bool),
     /// In pieces to this node, which has room for its pages but not in one piece. The flag says that
     /// the kernel has asked for a new folio and been told to split it.
-    Pieces(u16, bool),
+    Pieces(NodeId, bool),
     /// The kernel failed to split this folio, so it needs one destination for the whole of it.
     Unsplittable,
 }
@@ -74,7 +76,7 @@ impl Places {
     pub(crate) fn take_whole(&mut self, key: FolioKey) -> Option<(NewFolio, bool)> {
         let is_it = |(w, place): &(FolioKey, Place)| match place {
             // That it has the right size must not depend on anything else.
-            Place::Whole(new, _) => *w == key && new.nr_pages() == key.nr_pages,
+            Place::Whole(new, _) => *w == key && new.frames().len == key.len,
             _ => false,
         };
         let at = self.known.iter().position(is_it)?;
@@ -115,11 +117,11 @@ impl Places {
     }
 
     /// Pages of a node that folios which are to be split will take.
-    pub(crate) fn promised(&self, on: u16) -> usize {
+    pub(crate) fn promised(&self, on: NodeId) -> usize {
         self.known
             .iter()
             .filter(|(_, place)| matches!(place, Place::Pieces(node, _) if *node == on))
-            .fold(0, |sum, (key, _)| sum.saturating_add(key.nr_pages))
+            .fold(0, |sum, (key, _)| sum.saturating_add(key.len))
     }
 
     /// Forgets all, and gives back what was not taken.
@@ -130,5 +132,5 @@ impl Places {
 }
 
 fn order_bit(key: FolioKey) -> u32 {
-    1u32.checked_shl(key.nr_pages.trailing_zeros()).unwrap_or(0)
+    1u32.checked_shl(key.len.trailing_zeros()).unwrap_or(0)
 }

@@ -8,7 +8,12 @@ use crate::{
     pure::{
         counts::Reason,
         node_map::Destination,
-        order::Map, //
+        order::Map,
+        units::{
+            NodeId,
+            Pfn,
+            Span, //
+        }, //
     },
     shim::{
         folio::{
@@ -62,7 +67,7 @@ const MAX_SPLIT_ORDER: u32 = 3;
 /// A size of large folios for which a node is to be compacted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Want {
-    node: u16,
+    node: NodeId,
     order: u32,
     hugetlb: bool,
 }
@@ -82,9 +87,8 @@ struct Placed {
     /// The number in the batch of the folio that it is for.
     number: u16,
     /// The first frame of that folio, or of the part of it.
-    src: usize,
-    pfn: usize,
-    nr_pages: usize,
+    src: Pfn,
+    frames: Span<Pfn>,
     fallback: bool,
 }
 
@@ -103,7 +107,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Migration<'a> {
     map: &'a Map,
     mems: &'a Mems,
-    frames: Adder<'a>,
+    frames: Adder<'a, Pfn>,
     batch: &'a mut Batch,
     strict: bool,
     attempt: Attempt,
@@ -176,7 +180,9 @@ impl Scratch {
 
     /// Whether it has no more memory than batches of small folios need.
     pub(crate) fn is_usual(&self) -> bool {
-        self.placed.capacity() <= batch::MAX_FOLIOS && self.wants.is_empty() && self.reserve.is_empty()
+        self.placed.capacity() <= batch::MAX_FOLIOS
+            && self.wants.is_empty()
+            && self.reserve.is_empty()
     }
 
     /// Makes room to note the pieces of large folios that are split, before folios are locked. The kernel may
@@ -213,14 +219,14 @@ impl Scratch {
         }
     }
 
-    fn mark(&mut self, node: u16, flag: u8) {
-        if let Some(flags) = self.nodes.get_mut(usize::from(node)) {
+    fn mark(&mut self, node: NodeId, flag: u8) {
+        if let Some(flags) = self.nodes.get_mut(node.index()) {
             *flags |= flag;
         }
     }
 
-    fn is_marked(&self, node: u16, flag: u8) -> bool {
-        let flags = self.nodes.get(usize::from(node));
+    fn is_marked(&self, node: NodeId, flag: u8) -> bool {
+        let flags = self.nodes.get(node.index());
         flags.is_some_and(|flags| flags & flag != 0)
     }
 
@@ -240,7 +246,7 @@ impl Scratch {
         for (node, flags) in self.nodes.iter_mut().enumerate() {
             if *flags & FULL != 0 {
                 *flags &= !FULL;
-                folio::drain_free(node);
+                NodeId::new(node).map(folio::drain_free);
             }
         }
     }
@@ -251,7 +257,7 @@ impl<'a> Migration<'a> {
     pub(crate) fn new(
         map: &'a Map,
         mems: &'a Mems,
-        frames: &'a PageSet,
+        frames: &'a PageSet<Pfn>,
         batch: &'a mut Batch,
         strict: bool,
         attempt: Attempt,
@@ -288,9 +294,10 @@ impl<'a> Migration<'a> {
         self.pass(&mut lists.served, false);
         let mut copied = 0u64;
         for placed in self.scratch.placed.iter() {
-            copied = copied.saturating_add(placed.nr_pages as u64);
-            self.batch
-                .note_moved(placed.number, placed.src, placed.nr_pages, placed.fallback);
+            let nr_pages = placed.frames.len;
+            copied = copied.saturating_add(nr_pages as u64);
+            let from = Span::new(placed.src, nr_pages);
+            self.batch.note_moved(placed.number, from, placed.fallback);
         }
         copied
     }
@@ -384,7 +391,7 @@ impl<'a> Migration<'a> {
             return true;
         }
         let Some(place) = self.place_for(src, key) else {
-            if let Some(number) = self.batch.number(key.pfn) {
+            if let Some(number) = self.batch.number(key.first) {
                 self.batch.note_room(number, false);
             }
             return false;
@@ -411,7 +418,7 @@ impl<'a> Migration<'a> {
             // As a last resort, room for a single page is enough, but only for one folio at a time.
             let promised = self.scratch.places.promised(next.node);
             if splits
-                && (node::has_room(next.node, promised.saturating_add(key.nr_pages))
+                && (node::has_room(next.node, promised.saturating_add(key.len))
                     || (last_resort
                         && promised == 0
                         && self.allocate_on(src, next.node, 0).is_some()))
@@ -431,10 +438,7 @@ impl<'a> Migration<'a> {
         }
         let mut any = false;
         while let Some(folio) = list.shift(&mut self.scratch.sorted) {
-            any |= self.scratch.places.is_still_whole(FolioKey {
-                pfn: folio.pfn,
-                nr_pages: folio.nr_pages,
-            });
+            any |= self.scratch.places.is_still_whole(folio.frames);
         }
         list.append(&mut self.scratch.sorted);
         any
@@ -452,7 +456,7 @@ impl<'a> Migration<'a> {
             let full = self
                 .scratch
                 .nodes
-                .get(folio.node)
+                .get(folio.node.index())
                 .is_some_and(|n| n & flag != 0);
             if full {
                 any = true;
@@ -478,25 +482,19 @@ impl<'a> Migration<'a> {
             } else {
                 reason
             };
-            self.batch.note_left(folio.pfn, folio.nr_pages, reason);
+            self.batch.note_left(folio.frames, reason);
             if folio.unwritten && reason == Reason::Busy {
-                self.batch.note_unwritten(folio.pfn);
+                self.batch.note_unwritten(folio.frames.first);
             }
         }
         self.scratch.sorted.put_back();
     }
 
-    fn mark_node(&mut self, node: usize, flag: u8) {
-        if let Some(flags) = self.scratch.nodes.get_mut(node) {
-            *flags |= flag;
-        }
-    }
-
     /// The next node to try for a page on `from`. One that the target has lost is as a full one.
-    fn next(&self, from: usize, mut last: Option<Destination>) -> Option<Destination> {
+    fn next(&self, from: NodeId, mut last: Option<Destination>) -> Option<Destination> {
         loop {
             let next = self.map.next(from, last, self.strict, node::distance)?;
-            if self.mems.allows(usize::from(next.node)) {
+            if self.mems.allows(next.node) {
                 return Some(next);
             }
             last = Some(next);
@@ -505,7 +503,7 @@ impl<'a> Migration<'a> {
 
     /// Looks for room on one node: what is free first, then, unless that failed not long ago, with
     /// a little reclaim. For large folios that has to wait until nothing is isolated.
-    fn allocate_on(&mut self, src: &Source<'_>, node: u16, order: u32) -> Option<NewFolio> {
+    fn allocate_on(&mut self, src: &Source<'_>, node: NodeId, order: u32) -> Option<NewFolio> {
         let hugetlb = src.is_hugetlb();
         if let Some(folio) = folio::allocate(node, order, hugetlb, Effort::None) {
             return Some(folio);
@@ -553,7 +551,7 @@ impl<'a> Migration<'a> {
     fn take_from_stock(&mut self, src: &Source<'_>, number: u16) -> Option<NewFolio> {
         let need = self.need(number);
         let node = self.map.named(src.node())?;
-        if !self.mems.allows(usize::from(node)) {
+        if !self.mems.allows(node) {
             return None;
         }
         // What was taken before it looked full is still there.
@@ -597,17 +595,16 @@ impl<'a> Migration<'a> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    fn remember(&mut self, number: u16, src: usize, folio: &NewFolio, fallback: bool) -> Result {
+    fn remember(&mut self, number: u16, src: Pfn, folio: &NewFolio, fallback: bool) -> Result {
         let placed = Placed {
             number,
             src,
-            pfn: folio.pfn(),
-            nr_pages: folio.nr_pages(),
+            frames: folio.frames(),
             fallback,
         };
         // There is room, unless memory was short: then it is tried once more.
         self.scratch.placed.reserve(1, GFP_NOWAIT | __GFP_NOWARN)?;
-        self.frames.add(placed.pfn, placed.nr_pages)?;
+        self.frames.add(placed.frames)?;
         self.scratch
             .placed
             .push_within_capacity(placed)
@@ -617,12 +614,8 @@ impl<'a> Migration<'a> {
 
 /// A folio as its place is known by, `None` if it is a single page.
 fn key(src: &Source<'_>) -> Option<FolioKey> {
-    let order = src.order();
-    let nr_pages = 1usize.checked_shl(order)?;
-    (order > 0).then(|| FolioKey {
-        pfn: src.pfn(),
-        nr_pages,
-    })
+    let frames = src.frames();
+    (frames.len > 1).then_some(frames)
 }
 
 impl Mover for Migration<'_> {
@@ -641,15 +634,16 @@ impl Mover for Migration<'_> {
         }
         self.short = true;
         let large = src.order() > 0;
-        self.mark_node(src.node(), if large { SOURCE_LARGE } else { SOURCE_SMALL });
+        let flag = if large { SOURCE_LARGE } else { SOURCE_SMALL };
+        self.scratch.mark(src.node(), flag);
         None
     }
 
     fn unused(&mut self, folio: NewFolio) {
-        let pfn = folio.pfn();
+        let frames = folio.frames();
         let placed = &mut self.scratch.placed;
-        if let Some(at) = placed.iter().rposition(|p| p.pfn == pfn) {
-            self.frames.remove(pfn, folio.nr_pages());
+        if let Some(at) = placed.iter().rposition(|p| p.frames == frames) {
+            self.frames.remove(frames);
             // Order does not matter: the last one takes its place.
             if let Some(last) = placed.pop() {
                 if let Some(slot) = placed.get_mut(at) {

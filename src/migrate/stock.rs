@@ -6,9 +6,12 @@
 
 use kernel::prelude::*;
 
-use crate::shim::folio::{
-    self,
-    NewFolio, //
+use crate::{
+    pure::units::NodeId,
+    shim::folio::{
+        self,
+        NewFolio, //
+    }, //
 };
 
 /// Nodes for which pages are kept at a time.
@@ -19,7 +22,7 @@ const MIN_NEED: u16 = 4;
 
 /// Pages of one node.
 struct Shelf {
-    node: u16,
+    node: Option<NodeId>,
     pages: KVVec<NewFolio>,
 }
 
@@ -41,19 +44,20 @@ impl Stock {
     pub(super) fn prepare(&mut self) -> Result {
         while self.0.len() < SHELVES {
             let pages = KVVec::with_capacity(folio::MOST_AT_A_TIME, GFP_KERNEL_ACCOUNT)?;
-            self.0.push(Shelf { node: 0, pages }, GFP_KERNEL_ACCOUNT)?;
+            self.0
+                .push(Shelf { node: None, pages }, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
     }
 
     /// A page on `node`, `None` if there is none to be had ahead. `need` pages are still to come from there.
-    pub(super) fn take(&mut self, node: u16, need: u16) -> Option<NewFolio> {
-        let shelf = self.0.get_mut(usize::from(node) % SHELVES)?;
+    pub(super) fn take(&mut self, node: NodeId, need: u16) -> Option<NewFolio> {
+        let shelf = self.0.get_mut(node.index() % SHELVES)?;
         if shelf.pages.is_empty() && need >= MIN_NEED {
-            shelf.node = node;
+            shelf.node = Some(node);
             folio::allocate_some(node, usize::from(need), &mut shelf.pages);
         }
-        if shelf.node == node {
+        if shelf.node == Some(node) {
             shelf.pages.pop()
         } else {
             None

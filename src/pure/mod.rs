@@ -5,3 +5,4 @@
 pub(crate) mod counts;
 pub(crate) mod node_map;
 pub(crate) mod order;
+pub(crate) mod units;

@@ -7,6 +7,8 @@
 
 use core::ops::Deref;
 
+use super::units::NodeId;
+
 /// The wildcard of a node list.
 pub(crate) const ANY: i32 = -1;
 
@@ -54,7 +56,7 @@ pub(crate) struct NodeFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
     /// The node.
-    pub(crate) node: u16,
+    pub(crate) node: NodeId,
     /// It is not the node that the lists name.
     pub(crate) fallback: bool,
 }
@@ -129,13 +131,14 @@ where
         new: N,
         mut pairs: P,
         mut flags: F,
-        facts: impl Fn(usize) -> NodeFacts,
+        facts: impl Fn(NodeId) -> NodeFacts,
     ) -> Result<Self, ListError>
     where
         P: core::ops::DerefMut,
         F: core::ops::DerefMut,
     {
         let nr_nodes = flags.len();
+        let facts = |index| NodeId::new(index).map_or_else(NodeFacts::default, &facts);
         pairs.fill(NO_PAIR);
         flags.fill(0);
 
@@ -190,9 +193,9 @@ where
         }
         // INVARIANT: `pairs` holds `NO_PAIR` or indices of `old`, which is as long as `new`.
         let mut map = Self { pairs, new, flags };
-        for node in 0..nr_nodes {
-            if map.pair(node).is_some() {
-                if let Some(flag) = map.flags.get_mut(node) {
+        for index in 0..nr_nodes {
+            if NodeId::new(index).is_some_and(|node| map.pair(node).is_some()) {
+                if let Some(flag) = map.flags.get_mut(index) {
                     *flag |= OLD;
                 }
             }
@@ -207,8 +210,9 @@ where
 
     /// Sets in `flags`, for each node number, whether pages there are moved by `pair`: [`OLD`] or 0.
     pub(crate) fn flags_of(&self, pair: usize, flags: &mut [u8]) {
-        for (node, flag) in flags.iter_mut().enumerate() {
-            *flag = if self.pair(node) == Some(pair) {
+        for (index, flag) in flags.iter_mut().enumerate() {
+            let node = NodeId::new(index);
+            *flag = if node.and_then(|node| self.pair(node)) == Some(pair) {
                 OLD
             } else {
                 0
@@ -217,26 +221,26 @@ where
     }
 
     /// The pair that moves pages away from `node`, or `None` where they stay.
-    pub(crate) fn pair(&self, node: usize) -> Option<usize> {
-        let pair = *self.pairs.get(node)?;
+    pub(crate) fn pair(&self, node: NodeId) -> Option<usize> {
+        let pair = *self.pairs.get(node.index())?;
         let to = *self.new.get(usize::from(pair))?;
-        (pair != NO_PAIR && node_index(to, self.pairs.len()) != Some(node))
+        (pair != NO_PAIR && node_index(to, self.pairs.len()) != Some(node.index()))
             .then_some(usize::from(pair))
     }
 
     /// The node that the lists name for pages on `node`, if these move and it is not a wildcard.
-    pub(crate) fn named(&self, node: usize) -> Option<u16> {
+    pub(crate) fn named(&self, node: NodeId) -> Option<NodeId> {
         self.named_by(self.pair(node)?)
     }
 
     /// The node that a pair names, if it is not a wildcard.
-    pub(crate) fn named_by(&self, pair: usize) -> Option<u16> {
+    pub(crate) fn named_by(&self, pair: usize) -> Option<NodeId> {
         let to = *self.new.get(pair)?;
-        u16::try_from(to).ok()
+        NodeId::new(node_index(to, self.pairs.len())?)
     }
 
     /// The nodes that pages may go to, whatever node they are on.
-    pub(crate) fn destinations(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = NodeId> + '_ {
         let wanted = if self.new.contains(&ANY) {
             TARGET | CANDIDATE
         } else {
@@ -245,7 +249,8 @@ where
         self.flags
             .iter()
             .enumerate()
-            .filter_map(move |(node, flag)| (flag & wanted != 0).then_some(node))
+            .filter(move |(_, &flag)| flag & wanted != 0)
+            .filter_map(|(index, _)| NodeId::new(index))
     }
 
     /// The next place to try for a page on `node`, after `last` had no room.
@@ -256,18 +261,16 @@ where
     /// one with the lowest number comes first.
     pub(crate) fn next(
         &self,
-        node: usize,
+        node: NodeId,
         last: Option<Destination>,
         strict: bool,
-        distance: impl Fn(usize, usize) -> u32,
+        distance: impl Fn(NodeId, NodeId) -> u32,
     ) -> Option<Destination> {
-        let named = *self.new.get(self.pair(node)?)?;
-        let (center, wanted) = match node_index(named, self.pairs.len()) {
+        let (center, wanted) = match self.named_by(self.pair(node)?) {
             Some(center) => {
                 if last.is_none() {
-                    let node = u16::try_from(center).ok()?;
                     return Some(Destination {
-                        node,
+                        node: center,
                         fallback: false,
                     });
                 }
@@ -279,21 +282,22 @@ where
             None => (node, CANDIDATE),
         };
         let fallback = wanted == TARGET;
-        let key = |n: usize| (distance(center, n), n);
+        let key = |n: NodeId| (distance(center, n), n);
         // A named node has been tried before all others, however near they are.
         let after = last
-            .map(|d| usize::from(d.node))
+            .map(|d| d.node)
             .filter(|&n| !fallback || n != center)
             .map(key);
         self.flags
             .iter()
             .enumerate()
-            .filter(|&(n, flag)| flag & wanted != 0 && n != node && !(fallback && n == center))
-            .map(|(n, _)| key(n))
+            .filter(|&(_, flag)| flag & wanted != 0)
+            .filter_map(|(index, _)| NodeId::new(index))
+            .filter(|&n| n != node && !(fallback && n == center))
+            .map(key)
             .filter(|&k| after.is_none_or(|a| k > a))
             .min()
-            .and_then(|(_, n)| u16::try_from(n).ok())
-            .map(|node| Destination { node, fallback })
+            .map(|(_, node)| Destination { node, fallback })
     }
 }
 
@@ -310,7 +314,16 @@ mod tests {
         facts: impl Fn(usize) -> NodeFacts,
     ) -> Result<Map, ListError> {
         check_lists(old, new, &mut vec![7; nr])?;
+        let facts = |node: NodeId| facts(node.index());
         NodeMap::new(old, new.to_vec(), vec![9; nr], vec![9; nr], facts)
+    }
+
+    fn id(n: usize) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn number(d: &Destination) -> usize {
+        d.node.index()
     }
 
     fn all(_: usize) -> NodeFacts {
@@ -325,9 +338,14 @@ mod tests {
         10 + a.abs_diff(b) as u32
     }
 
+    fn far(a: NodeId, b: NodeId) -> u32 {
+        line(a.index(), b.index())
+    }
+
     fn order(map: &Map, node: usize, strict: bool) -> Vec<Destination> {
+        let node = id(node);
         let mut found = Vec::new();
-        let first = map.next(node, None, strict, line);
+        let first = map.next(node, None, strict, far);
         if let Some(named) = map.named(node) {
             let node = named;
             assert_eq!(
@@ -339,7 +357,7 @@ mod tests {
             );
         }
         let mut last = None;
-        while let Some(next) = map.next(node, last, strict, line) {
+        while let Some(next) = map.next(node, last, strict, far) {
             found.push(next);
             last = Some(next);
             assert!(found.len() <= 64, "does not end");
@@ -425,16 +443,16 @@ mod tests {
             (map, want) => panic!("{old:?} -> {new:?}: {:?} but {want:?}", map.err()),
         };
         for (node, &want) in want.iter().enumerate() {
-            assert_eq!(map.pair(node), want, "{old:?} -> {new:?} at {node}");
+            assert_eq!(map.pair(id(node)), want, "{old:?} -> {new:?} at {node}");
             let places = order(&map, node, false);
             let strict = order(&map, node, true);
-            assert!(places.iter().all(|d| usize::from(d.node) != node));
-            assert!(places.iter().all(|d| usable & (1 << d.node) != 0));
+            assert!(places.iter().all(|d| number(d) != node));
+            assert!(places.iter().all(|d| usable & (1 << number(d)) != 0));
             let Some(pair) = want else {
                 assert!(places.is_empty() && strict.is_empty());
                 continue;
             };
-            let mut nodes: Vec<_> = places.iter().map(|d| i32::from(d.node)).collect();
+            let mut nodes: Vec<_> = places.iter().map(|d| number(d) as i32).collect();
             if new[pair] == ANY {
                 assert_eq!(places, strict);
                 assert!(places.iter().all(|d| !d.fallback));
@@ -442,7 +460,7 @@ mod tests {
                 let keys: Vec<_> = nodes.iter().map(|&n| (line(node, n as usize), n)).collect();
                 assert!(keys.windows(2).all(|w| w[0] < w[1]));
             } else {
-                assert_eq!(i32::from(places[0].node), new[pair]);
+                assert_eq!(number(&places[0]) as i32, new[pair]);
                 assert_eq!(strict, places[..1]);
                 assert!(!places[0].fallback && places[1..].iter().all(|d| d.fallback));
                 let center = new[pair] as usize;
@@ -520,11 +538,11 @@ mod tests {
         let new: Vec<i32> = (0..1024).map(|n| (n + 2) % 1024).collect();
         let map = build(&old, &new, 1024, all).unwrap();
         for n in 0..1024 {
-            assert_eq!(map.pair(n), Some(n));
-            let first = map.next(n, None, false, line).unwrap();
-            assert_eq!(usize::from(first.node), (n + 2) % 1024);
+            assert_eq!(map.pair(id(n)), Some(n));
+            let first = map.next(id(n), None, false, far).unwrap();
+            assert_eq!(number(&first), (n + 2) % 1024);
         }
-        assert_eq!(map.pair(1024), None);
-        assert_eq!(map.next(1024, None, false, line), None);
+        assert_eq!(map.pair(id(1024)), None);
+        assert_eq!(map.next(id(1024), None, false, far), None);
     }
 }

@@ -16,6 +16,12 @@ use kernel::{
 
 use crate::{
     bindings,
+    pure::units::{
+        NodeId,
+        PageNumber,
+        Pfn,
+        Span, //
+    },
     shim::node, //
 };
 
@@ -41,12 +47,10 @@ unsafe impl Send for FolioList {}
 
 /// An isolated folio, as it stands in a list.
 pub(crate) struct Isolated {
-    /// Frame number of its first page.
-    pub(crate) pfn: usize,
-    /// Its pages.
-    pub(crate) nr_pages: usize,
+    /// Its frames.
+    pub(crate) frames: Span<Pfn>,
     /// The node that it is on.
-    pub(crate) node: usize,
+    pub(crate) node: NodeId,
     /// It has more than one page.
     pub(crate) large: bool,
     /// It is pinned for DMA.
@@ -105,9 +109,8 @@ impl FolioList {
             return None;
         }
         Some(Isolated {
-            pfn: facts.pfn,
-            nr_pages: facts.nr_pages,
-            node: usize::try_from(facts.nid).unwrap_or(usize::MAX),
+            frames: Span::new(Pfn::new(facts.pfn), facts.nr_pages),
+            node: NodeId::from_kernel(facts.nid),
             large: facts.flags & bindings::PM_FOLIO_LARGE != 0,
             pinned: facts.flags & bindings::PM_FOLIO_PINNED != 0,
             freed: facts.flags & bindings::PM_FOLIO_FREED != 0,
@@ -161,16 +164,21 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Frame number of its first page.
-    pub(crate) fn pfn(&self) -> usize {
+    /// Its first frame.
+    pub(crate) fn pfn(&self) -> Pfn {
         // SAFETY: The folio is isolated, which keeps it alive.
-        unsafe { bindings::pm_shim_folio_pfn(self.folio) }
+        Pfn::new(unsafe { bindings::pm_shim_folio_pfn(self.folio) })
+    }
+
+    /// Its frames.
+    pub(crate) fn frames(&self) -> Span<Pfn> {
+        Span::new(self.pfn(), 1usize.checked_shl(self.order()).unwrap_or(0))
     }
 
     /// The node that it is on.
-    pub(crate) fn node(&self) -> usize {
+    pub(crate) fn node(&self) -> NodeId {
         // SAFETY: As above.
-        usize::try_from(unsafe { bindings::pm_shim_folio_nid(self.folio) }).unwrap_or(usize::MAX)
+        NodeId::from_kernel(unsafe { bindings::pm_shim_folio_nid(self.folio) })
     }
 
     /// Its size, as a power of two of pages.
@@ -197,16 +205,13 @@ pub(crate) struct NewFolio(NonNull<bindings::folio>);
 unsafe impl Send for NewFolio {}
 
 impl NewFolio {
-    /// Frame number of its first page.
-    pub(crate) fn pfn(&self) -> usize {
+    /// Its frames.
+    pub(crate) fn frames(&self) -> Span<Pfn> {
         // SAFETY: The folio is alive by the type invariant.
-        unsafe { bindings::pm_shim_folio_pfn(self.0.as_ptr()) }
-    }
-
-    /// Its pages.
-    pub(crate) fn nr_pages(&self) -> usize {
-        // SAFETY: The folio is alive by the type invariant.
-        unsafe { bindings::pm_shim_folio_nr_pages(self.0.as_ptr()) }
+        let first = unsafe { bindings::pm_shim_folio_pfn(self.0.as_ptr()) };
+        // SAFETY: As above.
+        let len = unsafe { bindings::pm_shim_folio_nr_pages(self.0.as_ptr()) };
+        Span::new(Pfn::new(first), len)
     }
 
     fn into_raw(self) -> *mut bindings::folio {
@@ -225,14 +230,19 @@ impl Drop for NewFolio {
 
 /// Allocates a folio of `order` on `node` and no other, for user memory; with `hugetlb` one of the pool
 /// of that size.
-pub(crate) fn allocate(node: u16, order: u32, hugetlb: bool, effort: Effort) -> Option<NewFolio> {
+pub(crate) fn allocate(
+    node: NodeId,
+    order: u32,
+    hugetlb: bool,
+    effort: Effort,
+) -> Option<NewFolio> {
     let effort = match effort {
         Effort::None => bindings::pm_effort_PM_EFFORT_NONE,
         Effort::Light => bindings::pm_effort_PM_EFFORT_LIGHT,
     };
     // SAFETY: The node has memory, or had it when the call began; an offline node just has nothing
     // to give.
-    let folio = unsafe { bindings::pm_shim_folio_alloc(u32::from(node), order, hugetlb, effort) };
+    let folio = unsafe { bindings::pm_shim_folio_alloc(node.get(), order, hugetlb, effort) };
     // INVARIANT: The reference is ours.
     NonNull::new(folio).map(NewFolio)
 }
@@ -242,14 +252,14 @@ pub(crate) const MOST_AT_A_TIME: usize = 32;
 
 /// Adds up to `wanted` single pages of `node`, and no other, to `pages`, as far as they are free and there is
 /// room for them.
-pub(crate) fn allocate_some(node: u16, wanted: usize, pages: &mut KVVec<NewFolio>) {
+pub(crate) fn allocate_some(node: NodeId, wanted: usize, pages: &mut KVVec<NewFolio>) {
     let mut folios = [core::ptr::null_mut(); MOST_AT_A_TIME];
     let wanted = wanted
         .min(MOST_AT_A_TIME)
         .min(pages.capacity().saturating_sub(pages.len()));
     // SAFETY: As in `allocate`; there is room for all that may be written.
     let got =
-        unsafe { bindings::pm_shim_folio_alloc_some(u32::from(node), wanted, folios.as_mut_ptr()) };
+        unsafe { bindings::pm_shim_folio_alloc_some(node.get(), wanted, folios.as_mut_ptr()) };
     for folio in folios.into_iter().take(got) {
         // INVARIANT: The reference is ours.
         if let Some(folio) = NonNull::new(folio).map(NewFolio) {
@@ -320,9 +330,9 @@ pub(crate) fn drain_lru_here() {
 }
 
 /// Gives free pages of a node that CPUs keep for themselves back to it.
-pub(crate) fn drain_free(node: usize) {
-    if let Some(nid) = u32::try_from(node).ok().filter(|_| node < node::count()) {
+pub(crate) fn drain_free(node: NodeId) {
+    if node.index() < node::count() {
         // SAFETY: The number is that of a node. One may sleep here.
-        unsafe { bindings::pm_shim_drain_free(nid) };
+        unsafe { bindings::pm_shim_drain_free(node.get()) };
     }
 }

@@ -18,6 +18,13 @@ use kernel::{
 
 use crate::{
     bindings,
+    pure::units::{
+        NodeId,
+        PageNumber,
+        Pfn,
+        Span,
+        Vpn, //
+    },
     shim::{
         file::{
             InodeId,
@@ -53,19 +60,14 @@ impl Mapped<'_> {
         self.facts.flags & flag != 0
     }
 
-    /// Frame number of the folio's first page.
-    pub(crate) fn pfn(&self) -> usize {
-        self.facts.pfn
+    /// The folio's frames.
+    pub(crate) fn frames(&self) -> Span<Pfn> {
+        Span::new(Pfn::new(self.facts.pfn), self.facts.nr_pages)
     }
 
-    /// Pages of the folio.
-    pub(crate) fn nr_pages(&self) -> usize {
-        self.facts.nr_pages
-    }
-
-    /// Number of the run's first page in the address space.
-    pub(crate) fn page(&self) -> usize {
-        self.facts.addr >> PAGE_SHIFT
+    /// The run's pages in the address space.
+    pub(crate) fn pages(&self) -> Span<Vpn> {
+        Span::new(Vpn::new(self.facts.addr >> PAGE_SHIFT), self.facts.mapped)
     }
 
     /// Position of the run's first page in the folio.
@@ -73,14 +75,9 @@ impl Mapped<'_> {
         self.facts.index
     }
 
-    /// Pages of the run.
-    pub(crate) fn mapped(&self) -> usize {
-        self.facts.mapped
-    }
-
     /// The node that it is on.
-    pub(crate) fn node(&self) -> usize {
-        usize::try_from(self.facts.nid).unwrap_or(usize::MAX)
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId::from_kernel(self.facts.nid)
     }
 
     /// It is anonymous memory.
@@ -146,7 +143,7 @@ pub(crate) struct Filter<'a> {
     /// For each node number: pages on nodes with the flag `node_map::OLD` are shown.
     pub(crate) nodes: &'a [u8],
     /// Pages in these frames are counted as moved.
-    pub(crate) moved: &'a PageSet,
+    pub(crate) moved: &'a PageSet<Pfn>,
     /// Of the address space's pages only these are looked at. What is shown and taken, or counted, is
     /// taken out of the set.
     pub(crate) only: Option<Only<'a>>,
@@ -155,7 +152,7 @@ pub(crate) struct Filter<'a> {
 /// Pages that are to be looked at once more.
 pub(crate) struct Only<'a> {
     /// Their numbers.
-    pub(crate) pages: &'a PageSet,
+    pub(crate) pages: &'a PageSet<Vpn>,
     /// Those on nodes without the flag stay in the set, uncounted.
     pub(crate) leave: bool,
     /// Do not wait for mmap_lock: where others have it, the walk ends where it begins.

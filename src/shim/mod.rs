@@ -13,7 +13,10 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pure::units::NodeId, //
+};
 
 pub(crate) mod file;
 pub(crate) mod folio;
@@ -75,7 +78,7 @@ pub(crate) fn nr_cpus() -> usize {
 ///
 /// The caller's own cpuset must not restrict where the pages of another process go. Where it lacks
 /// one of the nodes, a thread of the kernel does the job.
-pub(crate) fn run_for(mut nodes: impl Iterator<Item = usize>, mut job: &mut (dyn FnMut() + Send)) {
+pub(crate) fn run_for(mut nodes: impl Iterator<Item = NodeId>, mut job: &mut (dyn FnMut() + Send)) {
     if nodes.all(task::caller_may_allocate) {
         return job();
     }

@@ -4,9 +4,12 @@
 
 use crate::{
     bindings,
-    pure::node_map::{
-        self,
-        NodeFacts, //
+    pure::{
+        node_map::{
+            self,
+            NodeFacts, //
+        },
+        units::NodeId, //
     },
 };
 
@@ -20,13 +23,19 @@ pub(crate) fn count() -> usize {
     nr as usize
 }
 
+/// Whether the kernel has tables for a node.
+fn exists(node: NodeId) -> bool {
+    node.index() < count()
+}
+
 /// What the machine says of a node. `known` and `allowed` are what the cpusets say: one that they
 /// do not know yet has no memory yet.
-pub(crate) fn facts(node: usize, known: bool, allowed: bool) -> NodeFacts {
-    let state = match u32::try_from(node) {
-        // SAFETY: The number is checked to be that of a node.
-        Ok(nid) if node < count() => unsafe { bindings::pm_shim_node_state(nid) },
-        _ => 0,
+pub(crate) fn facts(node: NodeId, known: bool, allowed: bool) -> NodeFacts {
+    let state = if exists(node) {
+        // SAFETY: The number is that of a node.
+        unsafe { bindings::pm_shim_node_state(node.get()) }
+    } else {
+        0
     };
     NodeFacts {
         possible: state & bindings::PM_NODE_POSSIBLE != 0,
@@ -36,21 +45,16 @@ pub(crate) fn facts(node: usize, known: bool, allowed: bool) -> NodeFacts {
 }
 
 /// How far two nodes are from each other, as the firmware tells.
-pub(crate) fn distance(from: usize, to: usize) -> u32 {
-    match (u32::try_from(from), u32::try_from(to)) {
-        (Ok(a), Ok(b)) if from < count() && to < count() => {
-            // SAFETY: Both numbers are checked to be those of nodes.
-            unsafe { bindings::pm_shim_node_distance(a, b) }
-        }
-        _ => u32::MAX,
+pub(crate) fn distance(from: NodeId, to: NodeId) -> u32 {
+    if !exists(from) || !exists(to) {
+        return u32::MAX;
     }
+    // SAFETY: Both numbers are those of nodes.
+    unsafe { bindings::pm_shim_node_distance(from.get(), to.get()) }
 }
 
 /// Whether a node has `pages` single pages to spare, as far as can be told without taking them.
-pub(crate) fn has_room(node: u16, pages: usize) -> bool {
-    if usize::from(node) >= count() {
-        return false;
-    }
-    // SAFETY: The number is checked to be that of a node.
-    unsafe { bindings::pm_shim_node_has_room(u32::from(node), pages) }
+pub(crate) fn has_room(node: NodeId, pages: usize) -> bool {
+    // SAFETY: The number is that of a node.
+    exists(node) && unsafe { bindings::pm_shim_node_has_room(node.get(), pages) }
 }

@@ -14,6 +14,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    pure::units::NodeId,
     shim::{
         file::MappedFile,
         mm::UserMm, //
@@ -39,8 +40,8 @@ impl Policy<'_> {
     }
 
     /// Sets the home node.
-    pub(crate) fn set_home_node(&mut self, node: u16) {
-        self.0.home_node = i32::from(node);
+    pub(crate) fn set_home_node(&mut self, node: NodeId) {
+        self.0.home_node = i32::try_from(node.get()).unwrap_or(-1);
     }
 }
 

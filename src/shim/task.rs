@@ -16,6 +16,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    pure::units::NodeId,
     shim::mm::UserMm, //
 };
 
@@ -161,7 +162,7 @@ impl Drop for Steady<'_> {
 }
 
 /// Whether the caller's cpuset lets it allocate memory of a node.
-pub(crate) fn caller_may_allocate(node: usize) -> bool {
+pub(crate) fn caller_may_allocate(node: NodeId) -> bool {
     // SAFETY: Just looks; the number may be any.
-    u32::try_from(node).is_ok_and(|nid| unsafe { bindings::pm_shim_caller_may_allocate(nid) })
+    unsafe { bindings::pm_shim_caller_may_allocate(node.get()) }
 }

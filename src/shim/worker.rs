@@ -24,7 +24,10 @@ use kernel::{
     },
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pure::units::NodeId, //
+};
 
 /// What a thread can work on.
 pub(crate) trait Work: Send + 'static {
@@ -167,12 +170,14 @@ impl<W: Work> Crew<W> {
     }
 
     /// Has a thread work on what [`next`](Self::next) returns, near the CPUs of `node` if it has some.
-    pub(crate) fn begin(&mut self, node: Option<u16>) {
+    pub(crate) fn begin(&mut self, node: Option<NodeId>) {
         let Some(parcel) = self.idle.pop() else {
             return;
         };
         self.working = self.working.saturating_add(1);
-        let near = node.map_or(-1, i32::from);
+        let near = node
+            .and_then(|node| i32::try_from(node.get()).ok())
+            .unwrap_or(-1);
         let enqueue = |work: *mut kernel::bindings::work_struct| {
             // SAFETY: The caller of this closure sees to it that the work stays until it runs.
             unsafe { bindings::pm_shim_queue_work(work.cast(), near) }

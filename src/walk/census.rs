@@ -24,8 +24,8 @@ impl Visitor for Census<'_> {
 
     fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
         // A page that somebody is moving is still on the node that it leaves.
-        if let Some(pages) = self.pages.get_mut(mapped.node()) {
-            *pages = pages.saturating_add(mapped.mapped() as u64);
+        if let Some(pages) = self.pages.get_mut(mapped.node().index()) {
+            *pages = pages.saturating_add(mapped.pages().len as u64);
         }
         FolioStep::On
     }

@@ -17,7 +17,8 @@ use crate::{
             Counts,
             Reason, //
         },
-        order::Map, //
+        order::Map,
+        units::Pfn, //
     },
     shim::{
         mm::{
@@ -40,7 +41,7 @@ pub(crate) struct Sorter<'a> {
     /// Pages that other processes map may move too.
     pub(crate) move_shared: bool,
     /// Frames of pages that would have moved, were this not a dry run.
-    pub(crate) imagined: Option<&'a PageSet>,
+    pub(crate) imagined: Option<&'a PageSet<Pfn>>,
     /// Where isolated folios go; `None` to leave them alone.
     pub(crate) lists: Option<&'a mut Lists>,
     pub(crate) batch: &'a mut Batch,
@@ -53,7 +54,7 @@ pub(crate) struct Sorter<'a> {
 
 impl Sorter<'_> {
     fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
-        self.counts.stay(reason, mapped.mapped() as u64);
+        self.counts.stay(reason, mapped.pages().len as u64);
         FolioStep::On
     }
 
@@ -102,16 +103,18 @@ impl Visitor for Sorter<'_> {
             return FolioStep::Stop;
         }
         let found = Found {
-            page: mapped.page(),
-            pfn: mapped.pfn(),
-            nr_pages: mapped.nr_pages(),
+            pages: mapped.pages(),
+            frames: mapped.frames(),
             index: mapped.index(),
-            mapped: mapped.mapped(),
         };
         let Some(at) = self.batch.meet(&found) else {
             return FolioStep::On;
         };
-        if !mapped.is_migrating() && self.imagined.is_some_and(|f| f.contains(mapped.pfn())) {
+        if !mapped.is_migrating()
+            && self
+                .imagined
+                .is_some_and(|f| f.contains(found.frames.first))
+        {
             return self.stay(mapped, Reason::AlreadyMoved);
         }
         let Some(pair) = self.map.pair(mapped.node()) else {

@@ -5,6 +5,9 @@
 // The module uses what the tests alone do not.
 #![allow(dead_code)]
 
+#[path = "../../../src/pure/units.rs"]
+mod units;
+
 #[path = "../../../src/pure/node_map.rs"]
 mod node_map;
 
