@@ -152,7 +152,7 @@ impl Migrate {
         .map_err(list_errno)?;
         Ok(Order {
             range: self.range.clipped(size),
-            map: Arc::new(map, GFP_KERNEL)?,
+            map: Arc::new(map, GFP_KERNEL_ACCOUNT)?,
             lists: NodeLists::new(self.old, self.new),
             whole: self.range.is_whole(size),
             keep_policy: self.flags & uapi::KEEP_POLICY != 0,

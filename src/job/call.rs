@@ -108,8 +108,7 @@ pub(super) enum Look {
 pub(super) struct Call<'a> {
     pub(super) order: &'a Order,
     pub(super) target: &'a mut Target,
-    /// Where the job has moved pages to.
-    pub(super) frames: &'a Arc<PageSet<Pfn>>,
+    pub(super) way: Way,
     /// In a dry run, the frames of pages that would have moved.
     imagined: Option<PageSet<Pfn>>,
     marks: Marks,
@@ -153,17 +152,20 @@ pub(super) fn migrate(
 ) -> Result<Outcome> {
     let pairs = order.lists.len();
     let Range { start, end } = order.range;
-    let way = Way::new(order.map.clone(), frames.clone(), order.strict);
     let pages = end.saturating_sub(start) >> PAGE_SHIFT;
     let Desk {
         load,
         waiting,
         nodes,
-    } = Desk::ready(slot, way, pairs, pages)?;
+    } = Desk::ready(slot, pairs, pages)?;
     let mut call = Call {
         order,
         target,
-        frames,
+        way: Way {
+            map: order.map.clone(),
+            frames: frames.clone(),
+            strict: order.strict,
+        },
         imagined: order.dry_run.then(PageSet::new).transpose()?,
         marks: Marks::new(),
         unknown: None,
@@ -197,9 +199,9 @@ pub(super) fn migrate(
     call.stay(waits, ended.err());
     running.show(&call.outcome.counts, 0, call.outcome.resume);
     drop(running);
-    let outcome = call.outcome;
-    Desk::tidy(slot);
-    Ok(outcome)
+    call.load.tidy();
+    call.waiting.clear();
+    Ok(call.outcome)
 }
 
 /// Counts what became of the batch of a load, which is empty afterwards, and tells who watches. `task` is of the
@@ -219,6 +221,7 @@ pub(super) fn settle(
         counts,
         by_pair,
         copied,
+        resume,
         ..
     } = outcome;
     let pages = load.batch.pages();
@@ -243,6 +246,8 @@ pub(super) fn settle(
         });
     }
     if core::mem::take(&mut load.out_of_memory) {
+        // What stays of it was not tried.
+        *resume = (*resume).min(load.at);
         return Err(End::OutOfMemory);
     }
     Ok(())
@@ -401,17 +406,22 @@ impl Call<'_> {
     fn chunk(&mut self, end: usize, attempt: Attempt) -> Result<(), End> {
         let at = self.outcome.resume;
         // What lies before a file need not wait for its server.
-        if self.waiting.has_new() {
-            if let Some(file) = self.unknown.take_if(|file| file.is_served()) {
-                self.settle_all()?;
+        if let Some(file) = self.unknown.take_if(|file| file.is_served()) {
+            self.settle_all()?;
+            if self.waiting.has_new() {
                 self.retry_few(true)?;
-                self.unknown = Some(file);
             }
+            self.unknown = Some(file);
         }
         let learnt = self.read_mark()?;
         self.make_room()?;
+        self.get_workers();
         let walked = self.walk(at, end, Look::All, self.limit())?;
-        self.finish_batch(at, attempt)?;
+        if self.is_for_worker() {
+            self.hand_over(at)?;
+        } else {
+            self.finish_batch(at, attempt)?;
+        }
         self.stuck = if learnt && walked.unknown.is_some() && walked.resume == at {
             self.stuck.saturating_add(1)
         } else {
@@ -452,7 +462,8 @@ impl Call<'_> {
         let again = !matches!(look, Look::All);
         let filter = Filter {
             nodes,
-            moved: self.frames,
+            moved: &self.way.frames,
+            others_move: self.workers.are_there(),
             only: again.then_some(only),
         };
         let passes = match again {
@@ -533,15 +544,15 @@ impl Call<'_> {
         if self.load.wants_room() {
             // Nothing may be isolated while that is done.
             self.settle_all()?;
-            self.load.make_room();
+            self.load.make_room(&self.way);
+        } else {
+            self.load.drop_reserve();
         }
-        self.get_workers();
         let pairs = self.order.lists.len();
         self.load.prepare(pairs).map_err(ended_by)
     }
 
-    /// Moves the batch that walks from `at` on have found, or has a worker move it, and counts what became
-    /// of it.
+    /// Moves the batch that walks from `at` on have found, and counts what became of it.
     ///
     /// # Errors
     ///
@@ -555,19 +566,26 @@ impl Call<'_> {
         if self.order.dry_run {
             noted = self.imagine_batch();
         } else if self.load.batch.folios() > 0 {
-            if !self.target.reread_mems() {
-                self.abandon_batch();
-                return Err(End::TargetGone);
-            }
-            if self.is_for_worker() {
-                return self.hand_over();
-            }
-            self.workers.count(self.load.batch.size());
-            self.load.run_here(self.target.mems(), attempt);
+            self.ask_cpuset()?;
+            self.load.run_here(&self.way, self.target.mems(), attempt);
         }
         let (dry_run, task) = (self.order.dry_run, self.target.task());
         let settled = settle(self.load, &mut self.outcome, self.waiting, dry_run, task);
         noted.and(settled)
+    }
+
+    /// Asks once more which nodes the target may use, before the batch is moved. If the target is gone, gives the
+    /// batch up.
+    ///
+    /// # Errors
+    ///
+    /// [`End::TargetGone`].
+    pub(super) fn ask_cpuset(&mut self) -> Result<(), End> {
+        if !self.target.reread_mems() {
+            self.abandon_batch();
+            return Err(End::TargetGone);
+        }
+        Ok(())
     }
 
     /// Gives up a batch whose target is gone: whoever exits, or executes another program, has given all of its

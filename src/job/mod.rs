@@ -21,8 +21,7 @@ use kernel::{
 use crate::{
     migrate::{
         batch,
-        Load,
-        Way, //
+        Load, //
     },
     policy::Cookie,
     pure::{
@@ -71,31 +70,26 @@ struct Desk {
 }
 
 impl Desk {
-    /// Makes a desk, or clears that of the call before, for a call with so many pages in its range.
+    /// Makes a desk, or takes that of the call before, for a call of so many pairs with so many pages in its
+    /// range.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    fn ready(slot: &mut Option<Self>, way: Way, pairs: usize, pages: usize) -> Result<&mut Self> {
+    fn ready(slot: &mut Option<Self>, pairs: usize, pages: usize) -> Result<&mut Self> {
+        let folios = pages.min(batch::FIRST_FOLIOS);
         let desk = match slot.take() {
-            Some(mut desk) => {
-                desk.load.reuse(way);
-                desk
-            }
+            Some(desk) => desk,
             None => Self {
-                load: Load::new(way, pages.min(batch::FIRST_FOLIOS))?,
+                load: Load::new(folios)?,
                 waiting: Waiting::new()?,
                 nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
             },
         };
         let desk = slot.insert(desk);
-        desk.waiting.reuse(pairs)?;
+        desk.load.batch.grow_to(folios);
+        desk.waiting.set_pairs(pairs)?;
         Ok(desk)
-    }
-
-    /// Gives up what a call with large folios has needed beyond the usual.
-    fn tidy(slot: &mut Option<Self>) {
-        slot.take_if(|desk| !desk.load.is_usual());
     }
 }
 

@@ -59,16 +59,20 @@ impl Waiting {
         })
     }
 
-    /// Forgets all that waits, and gets ready for so many pairs.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(super) fn reuse(&mut self, pairs: usize) -> Result {
+    /// Forgets all that waits.
+    pub(super) fn clear(&mut self) {
         self.now.clear();
         self.next.clear();
         self.waits = Waits::default();
         self.has_new = false;
+    }
+
+    /// Gets ready for so many pairs. Nothing waits.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn set_pairs(&mut self, pairs: usize) -> Result {
         self.first.clear();
         self.first.resize(pairs, None, GFP_KERNEL_ACCOUNT)?;
         self.turns.clear();

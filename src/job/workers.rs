@@ -53,15 +53,18 @@ const ALONE: u32 = 2;
 /// Threads for each node that pages go to, if the call may choose. More of them would wait for its memory.
 const EACH: usize = 2;
 
-/// A load, and what its worker has to know of the target.
+/// A load, and what its worker has to know.
 struct Cargo {
     load: Load,
+    way: Way,
     mems: Mems,
 }
 
 impl Work for Cargo {
     fn work(&mut self) {
-        self.load.run(&self.mems, Attempt::Quick);
+        self.load.run(&self.way, &self.mems, Attempt::Quick);
+        // What has moved is to be found on the LRU lists by the next call.
+        shim::folio::drain_lru_here();
     }
 }
 
@@ -69,17 +72,15 @@ impl Work for Cargo {
 pub(super) struct Workers {
     /// How many there are to be; with one, the call does it all.
     number: usize,
-    /// Batches of some size that the call has moved itself.
+    /// Batches of some size so far.
     alone: u32,
     crew: Option<Crew<Cargo>>,
 }
 
 impl Workers {
-    /// Notes that the call itself moves a batch of so many base pages.
-    pub(super) fn count(&mut self, size: u64) {
-        if size >= MIN_SIZE {
-            self.alone = self.alone.saturating_add(1);
-        }
+    /// Whether they move batches while the call walks.
+    pub(super) fn are_there(&self) -> bool {
+        self.crew.is_some()
     }
 
     /// None yet.
@@ -107,11 +108,6 @@ fn choose(destinations: usize) -> usize {
 }
 
 impl Call<'_> {
-    /// Whether a worker is to move the batch that is ready.
-    pub(super) fn is_for_worker(&self) -> bool {
-        self.workers.crew.is_some() && self.load.batch.size() >= MIN_SIZE
-    }
-
     /// Gets the workers if there is enough to do. Nothing is isolated now. Without memory for them, the call
     /// does it all.
     pub(super) fn get_workers(&mut self) {
@@ -123,13 +119,15 @@ impl Call<'_> {
         if *number <= 1 || crew.is_some() || *alone < ALONE {
             return;
         }
-        let (order, frames, mems) = (self.order, self.frames, self.target.mems());
+        let (way, pairs, mems) = (&self.way, self.order.lists.len(), self.target.mems());
         let make = || {
-            let way = Way::new(order.map.clone(), frames.clone(), order.strict);
-            let mut load = Load::new(way, batch::MAX_FOLIOS)?;
-            load.prepare(order.lists.len())?;
-            let mems = mems.try_clone()?;
-            Ok(Cargo { load, mems })
+            let mut load = Load::new(batch::MAX_FOLIOS)?;
+            load.prepare(pairs)?;
+            Ok(Cargo {
+                load,
+                way: way.clone(),
+                mems: mems.try_clone()?,
+            })
         };
         match Crew::new(*number, make) {
             Ok(new) => *crew = Some(new),
@@ -137,21 +135,32 @@ impl Call<'_> {
         }
     }
 
-    /// Has a worker move the batch that is ready, and waits if none is left for the next one.
+    /// Whether a worker is to move the batch that is ready. Notes that it is there if not.
+    pub(super) fn is_for_worker(&mut self) -> bool {
+        if self.load.batch.size() < MIN_SIZE {
+            return false;
+        }
+        self.workers.alone = self.workers.alone.saturating_add(1);
+        self.workers.are_there()
+    }
+
+    /// Has a worker move the batch that a walk from `at` on has found, and waits if none is left for the next
+    /// one.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    pub(super) fn hand_over(&mut self) -> Result<(), End> {
+    pub(super) fn hand_over(&mut self, at: usize) -> Result<(), End> {
+        self.ask_cpuset()?;
+        self.load.at = at;
         let Some(crew) = &mut self.workers.crew else {
             return Ok(());
         };
-        if let Some(cargo) = crew.next() {
+        let node = self.load.destination(&self.way);
+        crew.begin(node, |cargo| {
             core::mem::swap(&mut cargo.load, self.load);
             cargo.mems.assign(self.target.mems());
-            let node = cargo.load.destination();
-            crew.begin(node);
-        }
+        });
         if crew.is_busy() {
             self.settle_one()?;
         }
@@ -201,8 +210,12 @@ impl Call<'_> {
     /// Says why the call must end.
     pub(super) fn end_workers(&mut self) -> Result<(), End> {
         let done = self.settle_all();
-        self.workers.crew = None;
         self.workers.number = 1;
+        if let Some(mut crew) = self.workers.crew.take() {
+            for cargo in crew.idle() {
+                self.load.take_wants(&mut cargo.load);
+            }
+        }
         done
     }
 }

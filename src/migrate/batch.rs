@@ -218,9 +218,18 @@ impl Batch {
         self.entries.capacity().min(MAX_FOLIOS)
     }
 
-    /// Whether no folio of it was ever split: each part needs memory.
-    pub(crate) fn is_usual(&self) -> bool {
-        self.parts.capacity() == 0
+    /// Gives up memory that folios which were split, or have yet to be written, have needed.
+    pub(crate) fn tidy(&mut self) {
+        self.parts = KVVec::new();
+        self.unwritten = KVVec::new();
+    }
+
+    /// Gets room for so many folios, if it has less. The batch must be empty. Without memory for it, batches are
+    /// small.
+    pub(crate) fn grow_to(&mut self, folios: usize) {
+        if self.capacity() < folios.min(MAX_FOLIOS) {
+            let _ = self.make_room_for(folios.min(MAX_FOLIOS));
+        }
     }
 
     /// Whether no page has been met.
@@ -516,9 +525,8 @@ impl Batch {
         self.pages = 0;
         self.size = 0;
         self.has_large = false;
-        if full && self.capacity() < MAX_FOLIOS {
-            // Without memory for it, batches stay small.
-            let _ = self.make_room_for(self.capacity().saturating_mul(GROWTH).min(MAX_FOLIOS));
+        if full {
+            self.grow_to(self.capacity().saturating_mul(GROWTH));
         }
     }
 }

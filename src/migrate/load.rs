@@ -41,22 +41,11 @@ use super::{
 /// Where the pages of a call go: the same for all of its loads.
 #[derive(Clone)]
 pub(crate) struct Way {
-    map: Arc<Map>,
+    pub(crate) map: Arc<Map>,
     /// Where the job has moved pages to.
-    frames: Arc<PageSet<Pfn>>,
+    pub(crate) frames: Arc<PageSet<Pfn>>,
     /// No fallback to other nodes.
-    strict: bool,
-}
-
-impl Way {
-    /// The way that `map` shows. The job that has moved pages to `frames` goes it.
-    pub(crate) fn new(map: Arc<Map>, frames: Arc<PageSet<Pfn>>, strict: bool) -> Self {
-        Self {
-            map,
-            frames,
-            strict,
-        }
-    }
+    pub(crate) strict: bool,
 }
 
 /// One batch, and what it takes to move it.
@@ -64,7 +53,6 @@ pub(crate) struct Load {
     pub(crate) batch: Batch,
     pub(crate) lists: Lists,
     scratch: Scratch,
-    way: Way,
     /// Where the walk began that found it.
     pub(crate) at: usize,
     /// How long the last move took, in microseconds, if somebody watched.
@@ -76,12 +64,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// An empty load, whose first batch has room for so many folios at most.
+    /// An empty load, whose first batch has room for so many folios.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(way: Way, folios: usize) -> Result<Self> {
+    pub(crate) fn new(folios: usize) -> Result<Self> {
         let [plain, huge, served, others @ ..] = FolioList::new_all()?;
         Ok(Self {
             batch: Batch::new(folios)?,
@@ -91,7 +79,6 @@ impl Load {
                 served,
             },
             scratch: Scratch::new(others)?,
-            way,
             at: 0,
             usecs: None,
             copied: 0,
@@ -99,23 +86,18 @@ impl Load {
         })
     }
 
-    /// Gets ready for another call, which goes `way`.
-    pub(crate) fn reuse(&mut self, way: Way) {
+    /// Forgets all but its memory, as a call has ended. What large folios have needed goes, too.
+    pub(crate) fn tidy(&mut self) {
         self.give_up();
-        drop(self.batch.take_unwritten());
-        self.scratch.try_anew();
-        self.way = way;
+        self.batch.tidy();
+        self.scratch.tidy();
         self.copied = 0;
         self.usecs = None;
         self.out_of_memory = false;
     }
 
-    /// Whether it has no more memory than batches of small folios need.
-    pub(crate) fn is_usual(&self) -> bool {
-        self.batch.is_usual() && self.scratch.is_usual()
-    }
-
-    /// Gets the memory for a batch of so many pairs. Nothing may be isolated: the kernel may reclaim for it.
+    /// Gets the memory for a batch of so many pairs. Nothing of its own may be isolated: the kernel may
+    /// reclaim for it.
     ///
     /// # Errors
     ///
@@ -129,10 +111,19 @@ impl Load {
         self.scratch.wants_room()
     }
 
+    /// Takes over what another load wants room for.
+    pub(crate) fn take_wants(&mut self, other: &mut Self) {
+        self.scratch.take_wants(&mut other.scratch);
+    }
+
     /// Makes room for the large folios that found none in its last batch. Nothing may be isolated.
-    pub(crate) fn make_room(&mut self) {
-        let Self { scratch, way, .. } = self;
-        shim::run_for(way.map.destinations(), &mut || scratch.make_room());
+    pub(crate) fn make_room(&mut self, way: &Way) {
+        shim::run_for(way.map.destinations(), &mut || self.scratch.make_room());
+    }
+
+    /// Gives back the room that was made and not used.
+    pub(crate) fn drop_reserve(&mut self) {
+        self.scratch.drop_reserve();
     }
 
     /// Forgets which nodes reclaim did not help.
@@ -141,21 +132,20 @@ impl Load {
     }
 
     /// A node to which some of its folios go.
-    pub(crate) fn destination(&self) -> Option<NodeId> {
-        let from = self.batch.pair(0)?;
-        self.way.map.named_by(from)
+    pub(crate) fn destination(&self, way: &Way) -> Option<NodeId> {
+        way.map.named_by(self.batch.pair(0)?)
     }
 
     /// Moves the batch on a thread that may use all nodes, and notes in it what became of each folio. The
     /// target may use `mems`.
-    pub(crate) fn run(&mut self, mems: &Mems, attempt: Attempt) {
+    pub(crate) fn run(&mut self, way: &Way, mems: &Mems, attempt: Attempt) {
         let begun = trace::Begun::batch();
         let mut migration = Migration::new(
-            &self.way.map,
+            &way.map,
             mems,
-            &self.way.frames,
+            &way.frames,
             &mut self.batch,
-            self.way.strict,
+            way.strict,
             attempt,
             &mut self.scratch,
         );
@@ -165,9 +155,8 @@ impl Load {
     }
 
     /// Moves the batch on this thread, if it may use all nodes.
-    pub(crate) fn run_here(&mut self, mems: &Mems, attempt: Attempt) {
-        let map = self.way.map.clone();
-        shim::run_for(map.destinations(), &mut || self.run(mems, attempt));
+    pub(crate) fn run_here(&mut self, way: &Way, mems: &Mems, attempt: Attempt) {
+        shim::run_for(way.map.destinations(), &mut || self.run(way, mems, attempt));
     }
 
     /// Puts the folios back where they came from, and empties the batch. Returns the pages that were met for it.

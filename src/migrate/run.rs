@@ -162,8 +162,7 @@ impl Scratch {
         })
     }
 
-    /// Gets ready for a batch of up to so many folios, of so many pairs. Nothing may be isolated: the kernel
-    /// may reclaim for it.
+    /// Gets ready for a batch of up to so many folios, of so many pairs.
     ///
     /// # Errors
     ///
@@ -178,11 +177,14 @@ impl Scratch {
         Ok(())
     }
 
-    /// Whether it has no more memory than batches of small folios need.
-    pub(crate) fn is_usual(&self) -> bool {
-        self.placed.capacity() <= batch::MAX_FOLIOS
-            && self.wants.is_empty()
-            && self.reserve.is_empty()
+    /// Forgets all, and gives up memory that large folios have needed.
+    pub(crate) fn tidy(&mut self) {
+        self.try_anew();
+        if self.placed.capacity() > 2 * batch::MAX_FOLIOS {
+            self.placed = KVVec::new();
+        }
+        self.wants.clear();
+        self.reserve.clear();
     }
 
     /// Makes room to note the pieces of large folios that are split, before folios are locked. The kernel may
@@ -200,7 +202,19 @@ impl Scratch {
 
     /// Whether large folios found no room in the last batch where compaction may help.
     pub(crate) fn wants_room(&self) -> bool {
-        !self.wants.is_empty() || !self.reserve.is_empty()
+        !self.wants.is_empty()
+    }
+
+    /// Takes over what another one wants room for.
+    pub(crate) fn take_wants(&mut self, other: &mut Self) {
+        while let Some(want) = other.wants.pop() {
+            self.want(want);
+        }
+    }
+
+    /// Gives back the room that was made and not used.
+    pub(crate) fn drop_reserve(&mut self) {
+        self.reserve.clear();
     }
 
     /// Compacts nodes for the large folios that found no room in the last batch. One size of each

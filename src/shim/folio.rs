@@ -69,7 +69,7 @@ impl FolioList {
     /// `ENOMEM`.
     pub(crate) fn new_all() -> Result<[Self; LISTS]> {
         let heads = core::array::from_fn(|_| Opaque::uninit());
-        let heads = Arc::new(Heads(heads), GFP_KERNEL)?;
+        let heads = Arc::new(Heads(heads), GFP_KERNEL_ACCOUNT)?;
         Ok(heads.0.each_ref().map(|head| {
             // SAFETY: The head is writable and does not move: it stays where the `Arc` has it.
             unsafe { bindings::pm_shim_list_init(head.get()) };

@@ -144,6 +144,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) nodes: &'a [u8],
     /// Pages in these frames are counted as moved.
     pub(crate) moved: &'a PageSet<Pfn>,
+    /// Others may add some while the walk goes on.
+    pub(crate) others_move: bool,
     /// Of the address space's pages only these are looked at. What is shown and taken, or counted, is
     /// taken out of the set.
     pub(crate) only: Option<Only<'a>>,
@@ -298,7 +300,7 @@ impl UserMm {
                 return Err(EINVAL);
             }
             walk.nodes = filter.nodes.as_ptr();
-            if !filter.moved.is_empty() {
+            if filter.others_move || !filter.moved.is_empty() {
                 walk.moved = filter.moved.as_raw();
             }
             if let Some(only) = &filter.only {

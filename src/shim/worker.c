@@ -48,7 +48,11 @@ struct workqueue_struct *pm_workqueue;
 
 int pm_shim_workers_start(void)
 {
-	pm_workqueue = alloc_workqueue("page_migrate", WQ_UNBOUND, 0);
+	/*
+	 * Pages are isolated while they wait here. Others may wait for these, and
+	 * the creation of a thread for the others: so there must be a rescuer.
+	 */
+	pm_workqueue = alloc_workqueue("page_migrate", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	return pm_workqueue ? 0 : -ENOMEM;
 }
 

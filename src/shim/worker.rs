@@ -44,11 +44,13 @@ struct Payer(Option<NonNull<bindings::mem_cgroup>>);
 
 // SAFETY: The reference may be used and put on any thread.
 unsafe impl Send for Payer {}
+// SAFETY: The group is only pointed to.
+unsafe impl Sync for Payer {}
 
 impl Payer {
     /// That of the caller.
     fn caller() -> Self {
-        // SAFETY: A caller has an address space.
+        // SAFETY: It is always fine to ask.
         let memcg = unsafe { bindings::pm_shim_payer_get() };
         // INVARIANT: The reference is ours.
         Self(NonNull::new(memcg))
@@ -83,7 +85,6 @@ struct Parcel<W: Work> {
     #[pin]
     work: workqueue::Work<Parcel<W>>,
     inside: W,
-    payer: Payer,
     done: Arc<Done<W>>,
 }
 
@@ -96,7 +97,6 @@ impl<W: Work> Parcel<W> {
         let parcel = pin_init!(Self {
             work <- new_work!("page_migrate::Parcel"),
             inside,
-            payer: Payer::caller(),
             done,
         });
         KBox::pin_init(parcel, GFP_KERNEL_ACCOUNT)
@@ -111,9 +111,8 @@ impl<W: Work> WorkItem for Parcel<W> {
     type Pointer = Pin<KBox<Self>>;
 
     fn run(mut this: Self::Pointer) {
-        let me = this.as_mut().project();
-        me.payer.pays(|| me.inside.work());
         let done = this.done.clone();
+        done.payer.pays(|| this.as_mut().inside().work());
         // There is room for all.
         let pushed = done.parcels.lock().push_within_capacity(this);
         drop(pushed);
@@ -128,6 +127,7 @@ struct Done<W: Work> {
     parcels: SpinLock<Parcels<W>>,
     #[pin]
     came: CondVar,
+    payer: Payer,
 }
 
 /// Threads of the kernel that work for a call, each on a thing of its own.
@@ -151,6 +151,7 @@ impl<W: Work> Crew<W> {
         let done = pin_init!(Done {
             parcels <- new_spinlock!(parcels, "page_migrate::Done"),
             came <- new_condvar!("page_migrate::Done"),
+            payer: Payer::caller(),
         });
         let mut crew = Self {
             idle: Parcels::with_capacity(size, gfp)?,
@@ -164,23 +165,23 @@ impl<W: Work> Crew<W> {
         Ok(crew)
     }
 
-    /// What the next thread is to work on, if one is idle.
-    pub(crate) fn next(&mut self) -> Option<&mut W> {
-        self.idle.last_mut().map(|parcel| parcel.as_mut().inside())
+    /// What those that are idle have worked on.
+    pub(crate) fn idle(&mut self) -> impl Iterator<Item = &mut W> {
+        self.idle.iter_mut().map(|parcel| parcel.as_mut().inside())
     }
 
-    /// Has a thread work on what [`next`](Self::next) returns, near the CPUs of `node` if it has some.
-    pub(crate) fn begin(&mut self, node: Option<NodeId>) {
-        let Some(parcel) = self.idle.pop() else {
+    /// Has an idle thread, if there is one, work on what `fill` makes of its thing, near the CPUs of `node` if
+    /// it has some.
+    pub(crate) fn begin(&mut self, node: Option<NodeId>, fill: impl FnOnce(&mut W)) {
+        let Some(mut parcel) = self.idle.pop() else {
             return;
         };
+        fill(parcel.as_mut().inside());
         self.working = self.working.saturating_add(1);
-        let near = node
-            .and_then(|node| i32::try_from(node.get()).ok())
-            .unwrap_or(-1);
+        let near = node.and_then(|node| i32::try_from(node.get()).ok());
         let enqueue = |work: *mut kernel::bindings::work_struct| {
             // SAFETY: The caller of this closure sees to it that the work stays until it runs.
-            unsafe { bindings::pm_shim_queue_work(work.cast(), near) }
+            unsafe { bindings::pm_shim_queue_work(work.cast(), near.unwrap_or(-1)) }
         };
         // SAFETY: Its work is in no queue, as the parcel was here; so queueing it succeeds. It has no
         // lifetimes, and may be sent to another thread.
@@ -205,7 +206,7 @@ impl<W: Work> Crew<W> {
         drop(parcels);
         // There is room for all.
         drop(self.idle.push_within_capacity(parcel));
-        self.next()
+        self.idle().last()
     }
 }
 

@@ -346,7 +346,8 @@ struct page_migrate_result {
  * @workers: In. Threads that copy, 0 to &page_migrate_info.max_workers; 0 is the
  *	kernel's choice. They are threads of the kernel, and begin once a call has
  *	more to do than a few batches of 1024 pages. With 1, with @max_pages and in
- *	a dry run the caller copies by itself. The results are the same.
+ *	a dry run the caller copies by itself. What a complete call has done does not
+ *	depend on their number.
  * @old_nodes: In. Pointer to const __s32[count]: nodes to empty, each from 0 to
  *	&page_migrate_info.max_nodes - 1 or PAGE_MIGRATE_NODE_ANY. None twice.
  * @new_nodes: In. Pointer to const __s32[count], the same numbers: a page found
