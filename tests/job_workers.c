@@ -34,11 +34,14 @@ static const unsigned int all_numbers[] = { 1, 2, MOST, 0 };
 static unsigned int number_of(unsigned int workers)
 {
 	struct page_migrate_info info;
+	int fd;
 
 	if (workers != MOST)
 		return workers;
-	if (pm_ioctl(pm_open(), PAGE_MIGRATE_IOC_INFO, &info))
+	fd = pm_open();
+	if (pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info))
 		die("PAGE_MIGRATE_IOC_INFO");
+	close(fd);
 	return info.max_workers;
 }
 
@@ -402,17 +405,25 @@ FIXTURE_TEARDOWN(workers)
 }
 
 /*
- * Each page exactly once, though it is mapped three times: once in order, and twice in
- * pieces that are in no order. So the other mappings of a page are met before, while and
- * after it moves.
+ * Each page exactly once, though it is mapped three times: by views of a file, each of them
+ * in small pieces of its own. Pieces with the same pages are not far from each other, in no
+ * order. So the other mappings of a page are met before, while and after it moves.
  */
-enum { FILE_N = 6000, VIEWS = 3, MAX_PIECE = 16, TOUCHERS = 2, MARGIN = 64 };
+enum {
+	FILE_N = 6000,
+	VIEWS = 3,
+	ALL_N = VIEWS * FILE_N,
+	MAX_PIECE = 16,
+	APART = 2000,		/* pages of the file between pieces that follow each other */
+	TOUCHERS = 2,
+	MARGIN = 64,
+};
 
 struct views {
 	uint32_t seed;
 	char *base;
-	/* The page of the file at each place of a view, and the place of each page. */
-	int page[VIEWS][FILE_N], place[VIEWS][FILE_N];
+	/* Where in the range each view has each page of the file. */
+	int place[VIEWS][FILE_N];
 	atomic_bool stop;
 	atomic_ulong damage, rounds[TOUCHERS];
 };
@@ -422,37 +433,60 @@ struct toucher {
 	int number;
 };
 
+struct piece {
+	int view, first, len, key;
+};
+
 static char *seen_at(const struct views *v, int view, int page)
 {
-	return v->base + (view * FILE_N + v->place[view][page]) * PAGE;
+	return v->base + v->place[view][page] * PAGE;
 }
 
-static void map_view(struct views *v, int view, int fd)
+static int by_key(const void *a, const void *b)
 {
-	struct { int first, len; } piece[FILE_N];
-	int nr_pieces = 0, at = 0;
+	return ((const struct piece *)a)->key - ((const struct piece *)b)->key;
+}
 
-	for (int page = 0; page < FILE_N; nr_pieces++) {
-		int len = view ? 1 + next_random(&v->seed) % MAX_PIECE : FILE_N;
+/* Cuts the views into pieces and shuffles these, but not too far. Returns how many there are. */
+static int cut_views(struct views *v, struct piece *piece)
+{
+	int n = 0;
 
-		if (len > FILE_N - page)
-			len = FILE_N - page;
-		piece[nr_pieces].first = page;
-		piece[nr_pieces].len = len;
-		page += len;
-	}
-	for (int i = nr_pieces; i > 0; i--) {
-		int k = next_random(&v->seed) % i;
-		int first = piece[k].first, len = piece[k].len;
+	for (int view = 0; view < VIEWS; view++) {
+		for (int page = 0; page < FILE_N; n++) {
+			int len = 1 + next_random(&v->seed) % MAX_PIECE;
 
-		piece[k] = piece[i - 1];
-		map_fixed(v->base + (view * FILE_N + at) * PAGE, len, PROT_READ | PROT_WRITE,
-			  MAP_SHARED, fd, first * PAGE);
-		for (int page = first; page < first + len; page++, at++) {
-			v->page[view][at] = page;
-			v->place[view][page] = at;
+			if (len > FILE_N - page)
+				len = FILE_N - page;
+			piece[n] = (struct piece){
+				.view = view,
+				.first = page,
+				.len = len,
+				.key = page + next_random(&v->seed) % APART,
+			};
+			page += len;
 		}
 	}
+	qsort(piece, n, sizeof(*piece), by_key);
+	return n;
+}
+
+static void map_views(struct views *v, int fd)
+{
+	struct piece *piece = malloc(ALL_N * sizeof(*piece));
+	int n, at = 0;
+
+	if (!piece)
+		die("malloc");
+	v->base = reserve(ALL_N);
+	n = cut_views(v, piece);
+	for (int i = 0; i < n; i++) {
+		map_fixed(v->base + at * PAGE, piece[i].len, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			  piece[i].first * PAGE);
+		for (int k = 0; k < piece[i].len; k++)
+			v->place[piece[i].view][piece[i].first + k] = at++;
+	}
+	free(piece);
 }
 
 /* Writes to each page through one view, and reads through another what it wrote before. */
@@ -471,6 +505,8 @@ static void *touch_all(void *arg)
 			*written = round;
 		}
 		v->rounds[t->number]++;
+		/* Others need a CPU, too. */
+		usleep(2000);
 	}
 	return NULL;
 }
@@ -507,14 +543,18 @@ static void views_child(struct child *c, void *arg)
 
 	if (fd < 0 || ftruncate(fd, FILE_N * PAGE))
 		die("memfd");
-	v->base = reserve(VIEWS * FILE_N);
-	for (int view = 0; view < VIEWS; view++)
-		map_view(v, view, fd);
+	map_views(v, fd);
 	choose_nodes(at, FILE_N, 1, 2);
-	place(v->base, FILE_N, 1, at);
+	for (int k = 0; k < 2; k++) {
+		bind_to(mem[k]);
+		for (int page = 0; page < FILE_N; page++)
+			if (at[page] == mem[k])
+				*seen_at(v, 0, page) = 1;
+	}
+	bind_to(-1);
 	views_fill(v);
 	/* For writing, so that nothing is left to be mapped by a fault. */
-	for (int i = 0; i < VIEWS * FILE_N; i++)
+	for (int i = 0; i < ALL_N; i++)
 		__atomic_fetch_or(v->base + i * PAGE, 0, __ATOMIC_RELAXED);
 	for (int i = 0; i < TOUCHERS; i++) {
 		toucher[i] = (struct toucher){ v, i };
@@ -543,34 +583,28 @@ static void swap_views(struct __test_metadata *_metadata, struct views *v, struc
 		       int fd, pid_t pid)
 {
 	const struct page_migrate_result *res = &c->req.result;
-	static int from[FILE_N], to[VIEWS * FILE_N];
-	size_t wrong = 0;
+	static int from[ALL_N], to[ALL_N];
 	long before = migrated(), ret;
 
-	nodes_of(pid, v->base, FILE_N, from);
+	nodes_of(pid, v->base, ALL_N, from);
 	c->req.flags = PAGE_MIGRATE_NEW_JOB;
-	ret = call_over(c, fd, pid, v->base, VIEWS * FILE_N);
+	ret = call_over(c, fd, pid, v->base, ALL_N);
 	ASSERT_EQ(0, ret) pm_print(res);
 	EXPECT_EQ(FILE_N, res->moved) pm_print(res);
-	EXPECT_EQ((VIEWS - 1) * FILE_N, res->already_moved) pm_print(res);
-	EXPECT_EQ(VIEWS * FILE_N, pm_sum(res)) pm_print(res);
+	EXPECT_EQ(ALL_N - FILE_N, res->already_moved) pm_print(res);
+	EXPECT_EQ(ALL_N, pm_sum(res)) pm_print(res);
 	EXPECT_EQ(FILE_N, c->by_pair[0] + c->by_pair[1]);
 	EXPECT_EQ(FILE_N, migrated() - before);
 
 	c->req.flags = 0;
-	ret = call_over(c, fd, pid, v->base, VIEWS * FILE_N);
+	ret = call_over(c, fd, pid, v->base, ALL_N);
 	ASSERT_EQ(0, ret) pm_print(res);
 	EXPECT_EQ(0, res->moved) pm_print(res);
-	EXPECT_EQ(VIEWS * FILE_N, res->already_moved) pm_print(res);
+	EXPECT_EQ(ALL_N, res->already_moved) pm_print(res);
 	EXPECT_EQ(FILE_N, migrated() - before);
 
-	nodes_of(pid, v->base, VIEWS * FILE_N, to);
-	for (int i = 0; i < VIEWS * FILE_N; i++) {
-		int was = from[v->page[i / FILE_N][i % FILE_N]];
-
-		wrong += to[i] != (was == mem[0] ? mem[1] : mem[0]);
-	}
-	EXPECT_EQ(0, wrong);
+	nodes_of(pid, v->base, ALL_N, to);
+	EXPECT_TRUE(all_mapped(from, to, ALL_N, 2, c->old, c->new));
 }
 
 TEST_F(workers, exactly_once)
@@ -1268,7 +1302,7 @@ TEST_F(workers, cpuset_of_the_target_is_narrowed)
 		struct watch w = {
 			.pid = getpid(),
 			.fd = pm_open(),
-			.moved = 1,
+			.moved = UNDER_WAY,
 			.strike = narrow,
 		};
 		size_t on_lost, on_other, on_old;
@@ -1296,8 +1330,7 @@ TEST_F(workers, cpuset_of_the_target_is_narrowed)
 		EXPECT_EQ(l.npages, on_lost + on_other + on_old);
 		/* The kernel has emptied the node; what was on its way then may have come later. */
 		EXPECT_GE(in_flight, on_lost);
-		/* Enough was left to do that would have gone there. */
-		hits += res->moved_fallback > in_flight;
+		hits += res->moved_fallback > 0;
 		EXPECT_EQ(0, large_bad(&l));
 		child_end(&l.c);
 		cg_remove(&cg);
