@@ -82,7 +82,7 @@ TEST(numbers)
 static void check_info(struct __test_metadata *_metadata, const struct page_migrate_info *info)
 {
 	EXPECT_EQ(nr_node_ids(), info->max_nodes);
-	EXPECT_EQ(1, info->max_workers);
+	EXPECT_LE(1, info->max_workers);
 	EXPECT_EQ(PAGE_MIGRATE_PIDFD | PAGE_MIGRATE_DRY_RUN | PAGE_MIGRATE_KEEP_POLICY |
 		  PAGE_MIGRATE_EXCLUSIVE | PAGE_MIGRATE_NEW_JOB | PAGE_MIGRATE_STRICT, info->flags);
 	for (size_t i = 0; i < ARRAY_LEN(info->reserved); i++)
@@ -103,6 +103,25 @@ TEST(info)
 	/* And not a byte more than the structure. */
 	for (size_t i = 0; i < sizeof(arg.after); i++)
 		ASSERT_EQ(0xa5, arg.after[i]);
+}
+
+/* What it names as the largest number of workers is accepted, and is the largest. */
+TEST(max_workers)
+{
+	enum { N = 3000 };
+	char *p = map_node(N, mem[0]);
+	struct page_migrate_request req = pm_req(0, p, N * PAGE, 1, &mem[0], &mem[1]);
+	struct page_migrate_info info;
+	int fd = pm_open();
+
+	ASSERT_EQ(0, pm_ioctl(fd, NR_INFO, &info));
+	req.workers = info.max_workers + 1;
+	EXPECT_EQ(-EINVAL, pm_migrate(fd, &req));
+	EXPECT_TRUE(all_on(0, p, N, &mem[0], 1));
+	req.workers = info.max_workers;
+	EXPECT_EQ(0, pm_migrate(fd, &req)) pm_print(&req.result);
+	EXPECT_EQ(N, req.result.moved);
+	EXPECT_TRUE(all_on(0, p, N, &mem[1], 1));
 }
 
 TEST(info_in_any_open_mode)

@@ -438,21 +438,23 @@ TEST_F(range, max_pages_huge)
 	EXPECT_EQ((uintptr_t)p + moved * PAGE, req.result.resume_va);
 }
 
-/* Any open mode will do, and a number of workers that INFO allows. */
+/* Any open mode will do, and any number of workers that INFO allows. */
 TEST_F(range, open_modes_and_workers)
 {
 	static const int modes[] = { O_RDONLY, O_WRONLY, O_RDWR };
+	struct page_migrate_info info;
 
-	for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
-		struct page_migrate_request req = pm_req(0, self->p, NPAGES * PAGE, 1,
-							 &mem[i], &mem[i + 1]);
-		int fd = open(PM_DEVICE, modes[i] | O_CLOEXEC);
+	ASSERT_EQ(0, pm_ioctl(self->fd, PAGE_MIGRATE_IOC_INFO, &info));
+	for (unsigned int i = 0; i <= info.max_workers || i < ARRAY_LEN(modes); i++) {
+		const int *from = &mem[i % 3], *to = &mem[(i + 1) % 3];
+		struct page_migrate_request req = pm_req(0, self->p, NPAGES * PAGE, 1, from, to);
+		int fd = open(PM_DEVICE, modes[i % ARRAY_LEN(modes)] | O_CLOEXEC);
 
 		ASSERT_LE(0, fd);
-		req.workers = i & 1;
+		req.workers = i % (info.max_workers + 1);
 		ASSERT_EQ(0, pm_migrate(fd, &req));
 		EXPECT_EQ(NPAGES, req.result.moved);
-		EXPECT_TRUE(all_on(0, self->p, NPAGES, &mem[i + 1], 1));
+		EXPECT_TRUE(all_on(0, self->p, NPAGES, to, 1));
 		close(fd);
 	}
 }

@@ -347,7 +347,7 @@ struct caller {
 	int shared[SHARED_FDS];
 	volatile int slot[SLOTS];
 	struct quiet own, other;
-	unsigned int nr_ids;
+	unsigned int nr_ids, max_workers;
 	unsigned long call;
 };
 
@@ -869,7 +869,8 @@ static void fuzz_migrate(struct caller *c)
 	choose_range(c, &v, q, (uint64_t *)&req.va_start, (uint64_t *)&req.len);
 	choose_lists(c, &v, &l);
 	req.count = l.count;
-	req.workers = one_in(&c->r, 4);
+	if (one_in(&c->r, 2))
+		req.workers = below(&c->r, c->max_workers + 1);
 	if (one_in(&c->r, 6))
 		req.max_pages = 1ULL << below(&c->r, 64);
 	req.old_nodes = (uintptr_t)pointer(c, &v, 1, l.old, 4 * l.count, false);
@@ -892,7 +893,7 @@ static void fuzz_migrate(struct caller *c)
 		wrong(&v, EINVAL);
 		break;
 	case 3:
-		req.workers = ~0U >> below(&c->r, 8);
+		req.workers = c->max_workers + 1 + (rnd(&c->r) >> (1 + below(&c->r, 31)));
 		wrong(&v, EINVAL);
 		break;
 	}
@@ -1077,7 +1078,8 @@ static void fuzz_info(struct caller *c)
 	if (ret || v.shaky)
 		return;
 	memcpy(&info, arg, sizeof(info));
-	if (info.max_nodes != c->nr_ids || info.flags != KNOWN_FLAGS)
+	if (info.max_nodes != c->nr_ids || info.max_workers != c->max_workers ||
+	    info.flags != KNOWN_FLAGS)
 		complain(c, "INFO: other facts than before", &shown, ret);
 	for (size_t i = 0; i < ARRAY_LEN(info.reserved); i++)
 		if (info.reserved[i])
@@ -1089,9 +1091,15 @@ static void caller_setup(struct caller *c)
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	unsigned int seed = c->who * 2 + 1;
+	struct page_migrate_info info;
+	int fd = pm_open();
 
 	c->r = seeded(c->seed, c->who);
 	c->nr_ids = nr_node_ids();
+	if (pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info))
+		die("PAGE_MIGRATE_IOC_INFO");
+	c->max_workers = info.max_workers;
+	close(fd);
 	c->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (c->uffd < 0 && !access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
 		die("userfaultfd");

@@ -756,6 +756,16 @@ static void judge(const struct page_migrate_request *req, long ret)
 	pm_print(res);
 }
 
+/* The largest number of workers that a call may ask for. */
+static unsigned int workers_at_most(int fd)
+{
+	struct page_migrate_info info;
+
+	if (pm_ioctl(fd, PAGE_MIGRATE_IOC_INFO, &info))
+		die("PAGE_MIGRATE_IOC_INFO");
+	return info.max_workers;
+}
+
 static void caller(uint32_t rnd, int shared)
 {
 	static const unsigned int flags[] = {
@@ -764,6 +774,7 @@ static void caller(uint32_t rnd, int shared)
 	};
 	struct sigaction act = { .sa_handler = nothing };
 	int fd = pm_open(), old[MAX_NODES], new[MAX_NODES], count = 0;
+	unsigned int max_workers = workers_at_most(fd);
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigaction(SIGALRM, &act, NULL);
@@ -795,7 +806,7 @@ static void caller(uint32_t rnd, int shared)
 		for (size_t i = 0; i < ARRAY_LEN(flags); i++)
 			if (below(&rnd, 5) == 0)
 				req.flags |= flags[i];
-		req.workers = below(&rnd, 2);
+		req.workers = below(&rnd, max_workers + 1);
 		if (below(&rnd, 4) == 0)
 			req.max_pages = 1 + below(&rnd, 3000);
 		if (below(&rnd, 8) == 0)

@@ -272,6 +272,13 @@ long pm_ioctl(int fd, unsigned long nr, void *arg)
 	return ret == -1 ? -errno : ret;
 }
 
+static unsigned int default_workers(void)
+{
+	const char *number = getenv("PAGE_MIGRATE_WORKERS");
+
+	return number ? atoi(number) : 0;
+}
+
 struct page_migrate_request pm_req(pid_t pid, const void *va, size_t len,
 				   int count, const int *old, const int *new)
 {
@@ -280,6 +287,7 @@ struct page_migrate_request pm_req(pid_t pid, const void *va, size_t len,
 		.va_start = (uintptr_t)va,
 		.len = len,
 		.count = count,
+		.workers = default_workers(),
 		.old_nodes = (uintptr_t)old,
 		.new_nodes = (uintptr_t)new,
 	};

@@ -68,6 +68,10 @@ void cpu_lists_drain(void);
 /* The device. pm_* return what the call returns, or -errno. */
 int pm_open(void);
 long pm_ioctl(int fd, unsigned long nr, void *arg);
+/*
+ * A request without flags. The environment variable PAGE_MIGRATE_WORKERS says how many
+ * workers it asks for; without it the kernel chooses.
+ */
 struct page_migrate_request pm_req(pid_t pid, const void *va, size_t len,
 				   int count, const int *old, const int *new);
 long pm_migrate(int fd, struct page_migrate_request *req);
