@@ -257,11 +257,12 @@ impl Scratch {
 
     /// Gives free pages of nodes that looked full, which other CPUs keep for themselves, back to them.
     fn drain_full(&mut self) {
-        for (node, flags) in self.nodes.iter_mut().enumerate() {
-            if *flags & FULL != 0 {
-                *flags &= !FULL;
-                NodeId::new(node).map(folio::drain_free);
-            }
+        for (index, flags) in self.nodes.iter_mut().enumerate() {
+            let Some(node) = NodeId::new(index).filter(|_| *flags & FULL != 0) else {
+                continue;
+            };
+            *flags &= !FULL;
+            folio::drain_free(node);
         }
     }
 }
