@@ -542,7 +542,12 @@ impl<'a> Migration<'a> {
         if self.scratch.is_marked(node, EXHAUSTED_SMALL) {
             return None;
         }
-        let folio = folio::allocate(node, order, hugetlb, Effort::Light);
+        let light = folio::allocate(node, order, hugetlb, Effort::Light);
+        // Another node is for what has no room on this one: its free pages may be on the lists of CPUs.
+        let folio = light.or_else(|| {
+            folio::drain_free(node);
+            folio::allocate(node, order, hugetlb, Effort::None)
+        });
         if folio.is_none() {
             self.scratch.mark(node, EXHAUSTED_SMALL);
         }
