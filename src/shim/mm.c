@@ -620,6 +620,12 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	    (!vma->vm_file && vma->vm_ops))
 		return 1;
 	/*
+	 * Anonymous memory that was never written to has no pages but zero
+	 * pages, however large it is: programs reserve much more than they use.
+	 */
+	if (!vma->vm_file && !vma->vm_ops && !vma->anon_vma)
+		return 1;
+	/*
 	 * Private copies in a mapping are anonymous memory, which can move
 	 * wherever it is mapped.
 	 */
