@@ -84,6 +84,14 @@ struct pm_folio {
 	u32 flags;			/* PM_FOLIO_* */
 };
 
+/* An isolated folio that needs a place. */
+struct pm_source {
+	unsigned long pfn;		/* frame of its first page */
+	int nid;			/* node that it is on */
+	unsigned int order;
+	bool hugetlb;			/* from a pool of huge pages */
+};
+
 /* What the Rust half answers to a VMA or a folio. */
 enum pm_step {
 	PM_STEP_ON,			/* go on */
@@ -201,7 +209,7 @@ bool pm_shim_node_has_room(unsigned int nid, unsigned long nr_pages);
 
 void pm_shim_list_init(struct list_head *list);
 bool pm_shim_list_is_empty(const struct list_head *list);
-struct folio *pm_shim_list_first(struct list_head *list);
+bool pm_shim_list_first(struct list_head *list, struct pm_source *out);
 bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 			struct pm_folio *out);
 void pm_shim_list_put_back(struct list_head *list);
@@ -213,9 +221,6 @@ unsigned long pm_shim_folio_alloc_some(unsigned int nid, unsigned long nr,
 				       struct folio **folios);
 unsigned long pm_shim_folio_pfn(struct folio *folio);
 unsigned long pm_shim_folio_nr_pages(struct folio *folio);
-unsigned int pm_shim_folio_order(struct folio *folio);
-bool pm_shim_folio_is_hugetlb(struct folio *folio);
-int pm_shim_folio_nid(struct folio *folio);
 void pm_shim_folio_put(struct folio *folio);
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait);
 void *pm_shim_zalloc(size_t size);
@@ -249,7 +254,7 @@ unsigned int pm_shim_nr_cpus(void);
  */
 enum pm_step page_migrate_walk_vma(void *sink, const struct pm_vma *vma);
 enum pm_step page_migrate_walk_folio(void *sink, const struct pm_folio *folio);
-struct folio *page_migrate_new_folio(void *mover, struct folio *src);
+struct folio *page_migrate_new_folio(void *mover, const struct pm_source *src);
 void page_migrate_free_folio(void *mover, struct folio *dst);
 void page_migrate_run(void *job);
 void page_migrate_help(void *job);

@@ -387,7 +387,7 @@ impl<'a> Migration<'a> {
             return;
         }
         while let Some(src) = list.first() {
-            let shown = src.order() == 0 || src.is_hugetlb() || self.find_place(&src);
+            let shown = src.order == 0 || src.hugetlb || self.find_place(&src);
             list.shift(if shown {
                 &mut self.scratch.sorted
             } else {
@@ -398,7 +398,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Looks for a place for a large folio, unless it has one.
-    fn find_place(&mut self, src: &Source<'_>) -> bool {
+    fn find_place(&mut self, src: &Source) -> bool {
         let Some(key) = key(src) else {
             return false;
         };
@@ -418,16 +418,16 @@ impl<'a> Migration<'a> {
         true
     }
 
-    fn place_for(&mut self, src: &Source<'_>, key: FolioKey) -> Option<Place> {
+    fn place_for(&mut self, src: &Source, key: FolioKey) -> Option<Place> {
         let mut splits = !self.scratch.places.is_unsplittable(key);
         let last_resort = self.attempt == Attempt::Last;
         let mut last = None;
-        while let Some(next) = self.next(src.node(), last) {
-            if let Some(folio) = self.allocate_on(src, next.node, src.order()) {
+        while let Some(next) = self.next(src.node, last) {
+            if let Some(folio) = self.allocate_on(src, next.node, src.order) {
                 return Some(Place::Whole(folio, next.fallback));
             }
             // Compaction may still find room for the whole, once the batch is back.
-            splits &= src.order() <= MAX_SPLIT_ORDER
+            splits &= src.order <= MAX_SPLIT_ORDER
                 || last_resort
                 || self.scratch.is_marked(next.node, EXHAUSTED_LARGE);
             // As a last resort, room for a single page is enough, but only for one folio at a time.
@@ -518,8 +518,8 @@ impl<'a> Migration<'a> {
 
     /// Looks for room on one node: what is free first, then, unless that failed not long ago, with
     /// a little reclaim. For large folios that has to wait until nothing is isolated.
-    fn allocate_on(&mut self, src: &Source<'_>, node: NodeId, order: u32) -> Option<NewFolio> {
-        let hugetlb = src.is_hugetlb();
+    fn allocate_on(&mut self, src: &Source, node: NodeId, order: u32) -> Option<NewFolio> {
+        let hugetlb = src.hugetlb;
         if let Some(folio) = folio::allocate(node, order, hugetlb, Effort::None) {
             return Some(folio);
         }
@@ -555,8 +555,8 @@ impl<'a> Migration<'a> {
     }
 
     /// Looks for room on one node after the other.
-    fn allocate(&mut self, src: &Source<'_>, order: u32) -> Option<(NewFolio, bool)> {
-        let node = src.node();
+    fn allocate(&mut self, src: &Source, order: u32) -> Option<(NewFolio, bool)> {
+        let node = src.node;
         let mut last = None;
         while let Some(next) = self.next(node, last) {
             if let Some(folio) = self.allocate_on(src, next.node, order) {
@@ -568,9 +568,9 @@ impl<'a> Migration<'a> {
     }
 
     /// A page of the node that the lists name for a small folio, by its number, if it is to be had ahead.
-    fn take_from_stock(&mut self, src: &Source<'_>, number: u16) -> Option<NewFolio> {
+    fn take_from_stock(&mut self, src: &Source, number: u16) -> Option<NewFolio> {
         let need = self.need(number);
-        let node = self.map.named(src.node())?;
+        let node = self.map.named(src.node)?;
         if !self.mems.allows(node) {
             return None;
         }
@@ -591,8 +591,8 @@ impl<'a> Migration<'a> {
     }
 
     /// The place that was found for a folio before, or what can be found now.
-    fn place(&mut self, src: &Source<'_>, number: u16) -> Option<(NewFolio, bool)> {
-        let order = src.order();
+    fn place(&mut self, src: &Source, number: u16) -> Option<(NewFolio, bool)> {
+        let order = src.order;
         if order == 0 {
             if let Some(folio) = self.take_from_stock(src, number) {
                 return Some((folio, false));
@@ -615,11 +615,11 @@ impl<'a> Migration<'a> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    fn remember(&mut self, number: u16, src: Pfn, folio: &NewFolio, fallback: bool) -> Result {
+    fn remember(&mut self, number: u16, src: &Source, folio: &NewFolio, fallback: bool) -> Result {
         let placed = Placed {
             number,
-            src,
-            frames: folio.frames(),
+            src: src.frames.first,
+            frames: Span::new(folio.pfn(), src.frames.len),
             fallback,
         };
         // There is room, unless memory was short: then it is tried once more.
@@ -633,18 +633,16 @@ impl<'a> Migration<'a> {
 }
 
 /// A folio as its place is known by, `None` if it is a single page.
-fn key(src: &Source<'_>) -> Option<FolioKey> {
-    let frames = src.frames();
-    (frames.len > 1).then_some(frames)
+fn key(src: &Source) -> Option<FolioKey> {
+    (src.order > 0).then_some(src.frames)
 }
 
 impl Mover for Migration<'_> {
-    fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio> {
-        let pfn = src.pfn();
+    fn new_folio(&mut self, src: &Source) -> Option<NewFolio> {
         // Whatever the kernel is shown is of the batch.
-        let number = self.batch.number(pfn)?;
+        let number = self.batch.number(src.frames.first)?;
         if let Some((folio, fallback)) = self.place(src, number) {
-            if self.remember(number, pfn, &folio, fallback).is_ok() {
+            if self.remember(number, src, &folio, fallback).is_ok() {
                 self.batch.note_room(number, true);
                 return Some(folio);
             }
@@ -653,9 +651,9 @@ impl Mover for Migration<'_> {
             self.batch.note_room(number, false);
         }
         self.short = true;
-        let large = src.order() > 0;
+        let large = src.order > 0;
         let flag = if large { SOURCE_LARGE } else { SOURCE_SMALL };
-        self.scratch.mark(src.node(), flag);
+        self.scratch.mark(src.node, flag);
         None
     }
 

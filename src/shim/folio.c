@@ -25,10 +25,23 @@ bool pm_shim_list_is_empty(const struct list_head *list)
 	return list_empty(list);
 }
 
-/* Return: the first folio, or NULL. */
-struct folio *pm_shim_list_first(struct list_head *list)
+static void pm_source_facts(struct pm_source *out, struct folio *folio)
 {
-	return list_first_entry_or_null(list, struct folio, lru);
+	out->pfn = folio_pfn(folio);
+	out->nid = folio_nid(folio);
+	out->order = folio_order(folio);
+	out->hugetlb = out->order && folio_test_hugetlb(folio);
+}
+
+/* Tell of the first folio. Return: false if there is none. */
+bool pm_shim_list_first(struct list_head *list, struct pm_source *out)
+{
+	struct folio *folio = list_first_entry_or_null(list, struct folio, lru);
+
+	if (!folio)
+		return false;
+	pm_source_facts(out, folio);
+	return true;
 }
 
 /* Move the first folio of @from to the end of @to. Return: false if none. */
@@ -147,21 +160,6 @@ unsigned long pm_shim_folio_nr_pages(struct folio *folio)
 	return folio_nr_pages(folio);
 }
 
-unsigned int pm_shim_folio_order(struct folio *folio)
-{
-	return folio_order(folio);
-}
-
-bool pm_shim_folio_is_hugetlb(struct folio *folio)
-{
-	return folio_test_hugetlb(folio);
-}
-
-int pm_shim_folio_nid(struct folio *folio)
-{
-	return folio_nid(folio);
-}
-
 void pm_shim_folio_put(struct folio *folio)
 {
 	folio_put(folio);
@@ -169,7 +167,10 @@ void pm_shim_folio_put(struct folio *folio)
 
 static struct folio *pm_new_folio(struct folio *src, unsigned long private)
 {
-	return page_migrate_new_folio((void *)private, src);
+	struct pm_source facts;
+
+	pm_source_facts(&facts, src);
+	return page_migrate_new_folio((void *)private, &facts);
 }
 
 static void pm_free_folio(struct folio *dst, unsigned long private)

@@ -2,10 +2,7 @@
 
 //! Isolated folios, and their migration.
 
-use core::{
-    marker::PhantomData,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 use kernel::{
     ffi::c_void,
@@ -92,13 +89,12 @@ impl FolioList {
     }
 
     /// The first folio.
-    pub(crate) fn first(&self) -> Option<Source<'_>> {
-        // SAFETY: The list is initialised and links isolated folios by the type invariant.
-        let folio = unsafe { bindings::pm_shim_list_first(self.head) };
-        (!folio.is_null()).then_some(Source {
-            folio,
-            _life: PhantomData,
-        })
+    pub(crate) fn first(&self) -> Option<Source> {
+        let mut facts = bindings::pm_source::default();
+        // SAFETY: The list is initialised and links isolated folios by the type invariant, and `facts` is
+        // writable.
+        let found = unsafe { bindings::pm_shim_list_first(self.head, &mut facts) };
+        found.then(|| Source::from_facts(&facts))
     }
 
     /// Moves the first folio to the end of `to`, and tells about it.
@@ -157,40 +153,28 @@ pub(crate) enum Effort {
     Light,
 }
 
-/// An isolated folio that is about to be migrated.
-pub(crate) struct Source<'a> {
-    folio: *mut bindings::folio,
-    _life: PhantomData<&'a ()>,
+/// An isolated folio that needs a place.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    /// Its frames.
+    pub(crate) frames: Span<Pfn>,
+    /// The node that it is on.
+    pub(crate) node: NodeId,
+    /// Its size, as a power of two of pages.
+    pub(crate) order: u32,
+    /// It is from a hugetlb pool.
+    pub(crate) hugetlb: bool,
 }
 
-impl Source<'_> {
-    /// Its first frame.
-    pub(crate) fn pfn(&self) -> Pfn {
-        // SAFETY: The folio is isolated, which keeps it alive.
-        Pfn::new(unsafe { bindings::pm_shim_folio_pfn(self.folio) })
-    }
-
-    /// Its frames.
-    pub(crate) fn frames(&self) -> Span<Pfn> {
-        Span::new(self.pfn(), 1usize.checked_shl(self.order()).unwrap_or(0))
-    }
-
-    /// The node that it is on.
-    pub(crate) fn node(&self) -> NodeId {
-        // SAFETY: As above.
-        NodeId::from_kernel(unsafe { bindings::pm_shim_folio_nid(self.folio) })
-    }
-
-    /// Its size, as a power of two of pages.
-    pub(crate) fn order(&self) -> u32 {
-        // SAFETY: As above.
-        unsafe { bindings::pm_shim_folio_order(self.folio) }
-    }
-
-    /// It is from a hugetlb pool.
-    pub(crate) fn is_hugetlb(&self) -> bool {
-        // SAFETY: As above.
-        unsafe { bindings::pm_shim_folio_is_hugetlb(self.folio) }
+impl Source {
+    fn from_facts(facts: &bindings::pm_source) -> Self {
+        let nr_pages = 1usize.checked_shl(facts.order).unwrap_or(0);
+        Self {
+            frames: Span::new(Pfn::new(facts.pfn), nr_pages),
+            node: NodeId::from_kernel(facts.nid),
+            order: facts.order,
+            hugetlb: facts.hugetlb,
+        }
     }
 }
 
@@ -205,13 +189,17 @@ pub(crate) struct NewFolio(NonNull<bindings::folio>);
 unsafe impl Send for NewFolio {}
 
 impl NewFolio {
+    /// Its first frame.
+    pub(crate) fn pfn(&self) -> Pfn {
+        // SAFETY: The folio is alive by the type invariant.
+        Pfn::new(unsafe { bindings::pm_shim_folio_pfn(self.0.as_ptr()) })
+    }
+
     /// Its frames.
     pub(crate) fn frames(&self) -> Span<Pfn> {
         // SAFETY: The folio is alive by the type invariant.
-        let first = unsafe { bindings::pm_shim_folio_pfn(self.0.as_ptr()) };
-        // SAFETY: As above.
         let len = unsafe { bindings::pm_shim_folio_nr_pages(self.0.as_ptr()) };
-        Span::new(Pfn::new(first), len)
+        Span::new(self.pfn(), len)
     }
 
     fn into_raw(self) -> *mut bindings::folio {
@@ -274,7 +262,7 @@ pub(crate) trait Mover {
     /// A new folio for `src`; `None` where there is no room.
     ///
     /// Called again for each attempt, and for the parts of a folio that had to be split.
-    fn new_folio(&mut self, src: &Source<'_>) -> Option<NewFolio>;
+    fn new_folio(&mut self, src: &Source) -> Option<NewFolio>;
     /// A new folio was not needed.
     fn unused(&mut self, folio: NewFolio);
 }
@@ -283,19 +271,17 @@ pub(crate) trait Mover {
 ///
 /// # Safety
 ///
-/// `mover` must come from [`FolioList::migrate`], which must not have returned. `src` must be an
+/// `mover` must come from [`FolioList::migrate`], which must not have returned. `src` must tell of an
 /// isolated folio.
 #[no_mangle]
 unsafe extern "C" fn page_migrate_new_folio(
     mover: *mut c_void,
-    src: *mut bindings::folio,
+    src: *const bindings::pm_source,
 ) -> *mut bindings::folio {
     // SAFETY: By the requirements, and the kernel uses it one call at a time.
     let mover = unsafe { &mut *mover.cast::<&mut dyn Mover>() };
-    let src = Source {
-        folio: src,
-        _life: PhantomData,
-    };
+    // SAFETY: By the requirements.
+    let src = Source::from_facts(unsafe { &*src });
     mover
         .new_folio(&src)
         .map_or(core::ptr::null_mut(), NewFolio::into_raw)
