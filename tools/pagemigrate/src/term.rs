@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Small things about numbers and texts.
+//! What is printed, and what the terminal can show.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{presets, Table, TableComponent};
-use page_migrate::{page_size, Range};
+use anstyle::{AnsiColor, Style};
+use comfy_table::{presets, CellAlignment, Table, TableComponent};
+use page_migrate::page_size;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// What went well, what did not, and what is worth a second look.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const CARE: Style = AnsiColor::Yellow.on_default();
+
+/// A text in a style. Where nobody can see it, [`print`] and [`complain`] take the style away.
+pub(crate) fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
 
 /// Writes to stdout.
 pub(crate) fn print(text: &str) -> Result<(), String> {
-    let mut out = io::stdout().lock();
+    let mut out = anstream::AutoStream::auto(io::stdout().lock());
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
@@ -25,8 +37,42 @@ pub(crate) fn printed(done: io::Result<()>) -> Result<(), String> {
 
 /// Writes a message to stderr. If that fails, nobody can be told, and the exit status says the rest.
 pub(crate) fn complain(message: &str) {
-    let line = format!("pagemigrate: {message}\n");
-    let _ = io::stderr().lock().write_all(line.as_bytes());
+    say(&format!("{} {message}\n", styled(BAD, "pagemigrate:")));
+}
+
+/// The same of something that the user may want to know.
+pub(crate) fn note(message: &str) {
+    say(&format!(
+        "{} note: {message}\n",
+        styled(CARE, "pagemigrate:")
+    ));
+}
+
+/// Writes to stderr, all at once.
+pub(crate) fn say(text: &str) {
+    let mut err = anstream::AutoStream::auto(io::stderr().lock());
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+/// The columns of the terminal that shows stdout, if one does.
+pub(crate) fn width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// The columns of the terminal that shows stderr, if it can show something that moves.
+pub(crate) fn live_width() -> Option<usize> {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() || is_dumb() {
+        return None;
+    }
+    let width = terminal_size::terminal_size_of(stderr).map_or(80, |(width, _)| width.0);
+    Some(usize::from(if width == 0 { 80 } else { width }))
+}
+
+/// A terminal that cannot even go back to the begin of a line.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var("TERM").is_ok_and(|term| term == "dumb")
 }
 
 /// How many numbers a list shows.
@@ -40,49 +86,6 @@ pub(crate) fn list(numbers: &[i32]) -> String {
         0 => shown.join(", "),
         n => format!("{} and {n} more", shown.join(", ")),
     }
-}
-
-/// `START+LEN`, each a decimal number or one in hex with `0x`, LEN with an
-/// optional K, M, G or T.
-pub(crate) fn parse_range(text: &str) -> Result<Range, String> {
-    let (start, len) = text
-        .split_once('+')
-        .ok_or("write START+LEN, like 0x7f0000000000+64M")?;
-    let start = parse_number(start)?;
-    let len = parse_size(len)?;
-    let page = page_size();
-    if start % page != 0 {
-        return Err(format!("START must be a multiple of the page size, {page}"));
-    }
-    if len == 0 {
-        return Err("LEN must not be 0".into());
-    }
-    Ok(Range { start, len })
-}
-
-fn parse_number(text: &str) -> Result<u64, String> {
-    let (digits, radix) = match text.strip_prefix("0x") {
-        Some(digits) => (digits, 16),
-        None => (text, 10),
-    };
-    // from_str_radix() would take a sign.
-    if !digits.starts_with(|c: char| c.is_digit(radix)) {
-        return Err(format!("'{text}' is no number"));
-    }
-    u64::from_str_radix(digits, radix).map_err(|_| format!("'{text}' is no number"))
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.chars().last().map(|c| c.to_ascii_uppercase()) {
-        Some('K') => (&text[..text.len() - 1], 10),
-        Some('M') => (&text[..text.len() - 1], 20),
-        Some('G') => (&text[..text.len() - 1], 30),
-        Some('T') => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
-    };
-    parse_number(digits)?
-        .checked_mul(1 << shift)
-        .ok_or_else(|| format!("'{text}' is too large"))
 }
 
 /// Bytes, for people.
@@ -108,10 +111,156 @@ pub(crate) fn is_utf8() -> bool {
         })
 }
 
-/// An empty table in the style of all our tables.
-pub(crate) fn table() -> Table {
+/// A text that was read somewhere, as the terminal can show it.
+pub(crate) fn shown(text: &str, utf8: bool) -> String {
+    text.chars()
+        .map(|c| match c {
+            c if c.is_control() => '?',
+            c if !utf8 && !c.is_ascii() => '?',
+            c => c,
+        })
+        .collect()
+}
+
+/// A column of a table.
+#[derive(Debug)]
+pub(crate) struct Column {
+    title: String,
+    cells: Vec<String>,
+    left: bool,
+    /// Where there is no room for all, those with the highest number go first.
+    rank: usize,
+    /// How wide it is at least, for one whose texts can be cut.
+    least: Option<usize>,
+}
+
+impl Column {
+    /// One of numbers, which is always there.
+    pub(crate) fn new(title: impl Into<String>) -> Self {
+        Column {
+            title: title.into(),
+            cells: Vec::new(),
+            left: false,
+            rank: 0,
+            least: None,
+        }
+    }
+
+    /// One of texts.
+    pub(crate) fn left(mut self) -> Self {
+        self.left = true;
+        self
+    }
+
+    /// One that goes where there is no room, those with the highest number first.
+    pub(crate) fn rank(mut self, rank: usize) -> Self {
+        self.rank = rank;
+        self
+    }
+
+    /// One whose texts may be cut, to some columns at least.
+    pub(crate) fn cut_to(mut self, least: usize) -> Self {
+        self.least = Some(least);
+        self
+    }
+
+    pub(crate) fn push(&mut self, cell: impl Into<String>) {
+        self.cells.push(cell.into());
+    }
+
+    fn width(&self) -> usize {
+        self.cells
+            .iter()
+            .chain([&self.title])
+            .map(|text| text.width())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Cuts what is wider.
+    fn cut(&mut self, width: usize, utf8: bool) {
+        for text in &mut self.cells {
+            *text = cut(text, width, utf8);
+        }
+    }
+}
+
+/// A bar for a part of a whole. Any part at all shows at least a bit.
+pub(crate) fn bar(part: u64, whole: u64, length: u64, utf8: bool) -> String {
+    if part == 0 || whole == 0 {
+        return String::new();
+    }
+    let (full, bit) = if utf8 { ("█", "▏") } else { ("#", ":") };
+    let columns = u128::from(part) * u128::from(length) / u128::from(whole);
+    match usize::try_from(columns) {
+        Ok(0) | Err(_) => bit.to_owned(),
+        Ok(n) => full.repeat(n),
+    }
+}
+
+/// A table in the style of all our tables, not wider than `width`. Says below it what was left
+/// out for that.
+pub(crate) fn table(mut columns: Vec<Column>, width: Option<usize>, utf8: bool) -> String {
+    columns.retain(|column| !column.title.is_empty() || column.width() > 0);
+    let width = width.unwrap_or(usize::MAX);
+    let mut left_out = Vec::new();
+    let mut out = draw(&columns, utf8);
+    loop {
+        let all = out.lines().map(|line| line.width()).max().unwrap_or(0);
+        if all <= width {
+            break;
+        }
+        // First what can be cut, then what can go.
+        let too_wide = all - width;
+        let last = columns.iter().map(|c| c.rank).max().unwrap_or(0);
+        if let Some((column, least)) = columns
+            .iter_mut()
+            .filter_map(|c| c.least.map(|least| (c, least)))
+            .map(|(c, least)| {
+                let least = least.max(c.title.width());
+                (c, least)
+            })
+            .find(|(c, least)| c.width() > *least)
+        {
+            let to = column.width().saturating_sub(too_wide).max(least);
+            column.cut(to, utf8);
+        } else if last == 0 {
+            break;
+        } else if let Some(at) = columns.iter().rposition(|c| c.rank == last) {
+            let gone = columns.remove(at);
+            if !gone.title.trim().is_empty() {
+                left_out.insert(0, gone.title);
+            }
+        }
+        out = draw(&columns, utf8);
+    }
+    if !left_out.is_empty() {
+        let told = format!("no room for: {}", left_out.join(", "));
+        out += &(cut(&told, width, utf8) + "\n");
+    }
+    out
+}
+
+/// A text, or as much of it as there is room for.
+fn cut(text: &str, width: usize, utf8: bool) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mark = if utf8 { "…" } else { "~" };
+    let mut short = String::new();
+    for c in text.chars() {
+        let wide = c.width().unwrap_or(0);
+        if short.width() + wide + mark.width() > width {
+            break;
+        }
+        short.push(c);
+    }
+    short + mark
+}
+
+fn draw(columns: &[Column], utf8: bool) -> String {
     let mut table = Table::new();
-    table.load_preset(if is_utf8() {
+    table.load_preset(if utf8 {
         presets::UTF8_HORIZONTAL_ONLY
     } else {
         presets::ASCII_HORIZONTAL_ONLY
@@ -124,45 +273,26 @@ pub(crate) fn table() -> Table {
     ] {
         table.remove_style(line);
     }
-    table
+    table.set_header(columns.iter().map(|c| c.title.as_str()));
+    let rows = columns.iter().map(|c| c.cells.len()).max().unwrap_or(0);
+    for row in 0..rows {
+        table.add_row(
+            columns
+                .iter()
+                .map(|c| c.cells.get(row).map_or("", String::as_str)),
+        );
+    }
+    for (column, told) in table.column_iter_mut().zip(columns) {
+        if !told.left {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges() {
-        let page = page_size();
-        let range = |start, len| Ok(Range { start, len });
-        assert_eq!(parse_range(&format!("{page}+1")), range(page, 1));
-        assert_eq!(
-            parse_range("0x7f0000000000+64M"),
-            range(0x7f00_0000_0000, 64 << 20)
-        );
-        assert_eq!(parse_range("0+0x2000"), range(0, 0x2000));
-        assert_eq!(parse_range("0+1g"), range(0, 1 << 30));
-        assert_eq!(parse_range("0+18446744073709551615"), range(0, u64::MAX));
-        for text in [
-            "",
-            "0",
-            "+",
-            "0+",
-            "+1",
-            "0+0",
-            "1+1",
-            "0+-1",
-            "0++1",
-            "x+1",
-            "0x+1",
-            "0+1KK",
-            "0+99999999999T",
-            "0+K",
-            "0+1\u{e9}",
-        ] {
-            assert!(parse_range(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn lists_of_numbers() {
@@ -177,5 +307,58 @@ mod tests {
     fn one_page_is_no_plural() {
         assert!(pages(1).starts_with("1 page ("));
         assert!(pages(0).starts_with("0 pages ("));
+    }
+
+    #[test]
+    fn tables_fit() {
+        let columns = || {
+            let mut name = Column::new("name").left().cut_to(6);
+            name.push("a-long-name-of-a-program");
+            let mut moved = Column::new("moved");
+            moved.push("123456");
+            let mut gone = Column::new("gone").rank(2);
+            gone.push("7");
+            let mut again = Column::new("met again").rank(1);
+            again.push("8");
+            let mut bar = Column::new("").rank(3);
+            bar.push("██████████████████████");
+            vec![name, moved, gone, again, bar]
+        };
+        let whole = table(columns(), None, true);
+        for word in [
+            "a-long-name-of-a-program",
+            "123456",
+            "gone",
+            "met again",
+            "██",
+        ] {
+            assert!(whole.contains(word), "{word}:\n{whole}");
+        }
+        for width in 24..80 {
+            for utf8 in [true, false] {
+                let text = table(columns(), Some(width), utf8);
+                for line in text.lines() {
+                    assert!(line.width() <= width, "{width}: {line}\n{text}");
+                }
+                assert!(text.contains("123456"), "{width}:\n{text}");
+            }
+        }
+        let narrow = table(columns(), Some(24), false);
+        assert!(narrow.contains("no room for: met again"), "{narrow}");
+        assert!(narrow.contains("~"), "{narrow}");
+    }
+
+    #[test]
+    fn bars() {
+        assert_eq!(bar(0, 10, 20, true), "");
+        assert_eq!(bar(0, 0, 20, true), "");
+        assert_eq!(bar(1, 1_000_000, 20, false), ":");
+        assert_eq!(bar(u64::MAX, u64::MAX, 5, false), "#####");
+    }
+
+    #[test]
+    fn odd_texts_do_no_harm() {
+        assert_eq!(shown("a\x1b[2Jé\n", true), "a?[2Jé?");
+        assert_eq!(shown("a\x1b[2Jé\n", false), "a?[2J??");
     }
 }

@@ -2,15 +2,23 @@
 
 //! What `pagemigrate move` tells when it is done.
 
+mod json;
+mod metrics;
+pub(crate) mod progress;
+mod text;
+
+use std::ffi::OsString;
 use std::time::Duration;
 
-use comfy_table::CellAlignment;
-use page_migrate::{overlaps, page_size, Counts, Node, NodeMap, Outcome, Range, Stop};
-use serde_json::{json, Map, Value};
+use page_migrate::{overlaps, Counts, Node, NodeMap, Outcome, Placement, Range, Stop};
 
-use crate::migrate::Member;
-use crate::threads::Threads;
-use crate::{text, EXIT_ERROR, EXIT_LEFT_BEHIND};
+use crate::exit;
+use crate::job::threads::Threads;
+use crate::job::Member;
+use crate::term;
+
+/// Of what is printed for programs: anything that they know stays as it is as long as this does.
+pub(crate) const SCHEMA: u32 = 1;
 
 pub(crate) struct Report<'a> {
     pub(crate) map: &'a NodeMap,
@@ -24,6 +32,14 @@ pub(crate) struct Report<'a> {
     pub(crate) threads: Option<&'a Threads>,
     pub(crate) passes: u32,
     pub(crate) elapsed: Duration,
+    /// Mappings of pages on each node, where that was looked at.
+    pub(crate) before: Option<&'a Placement>,
+    /// The same after a move; a dry run has none.
+    pub(crate) after: Option<&'a Placement>,
+    /// The command line, with its first word.
+    pub(crate) command: &'a [OsString],
+    /// Print what each node had and has.
+    pub(crate) verbose: bool,
 }
 
 /// What was counted, of one process or of all of them.
@@ -32,35 +48,12 @@ struct Totals {
     moved_by_pair: Vec<u64>,
 }
 
-/// Why pages were left behind, and what helps.
-fn reasons(counts: &Counts) -> [(u64, &'static str, &'static str); 5] {
-    [
-        (
-            counts.shared,
-            "shared with other processes",
-            "have CAP_SYS_NICE (sudo) and do not give --exclusive",
-        ),
-        (
-            counts.busy,
-            "busy",
-            "locked, under writeback or in use by the kernel just now: run the command again",
-        ),
-        (
-            counts.pinned,
-            "pinned",
-            "held for I/O by a device or another process: move them when that has ended",
-        ),
-        (
-            counts.unmovable,
-            "unmovable",
-            "the kernel cannot move this kind of memory (memfd_secret, driver memory)",
-        ),
-        (
-            counts.no_memory,
-            "without room on the new nodes",
-            "free memory there (numactl -H), give more new nodes, or leave --strict away",
-        ),
-    ]
+/// What a node has before, and afterwards, where that can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OnNode {
+    node: Node,
+    before: u64,
+    after: Option<u64>,
 }
 
 /// How a process's part of the job ended.
@@ -69,10 +62,16 @@ fn stopped_by(member: &Member) -> &'static str {
         _ if member.error.is_some() => "error",
         _ if member.exited => "exited",
         None => "not begun",
-        Some(Stop::Interrupted) => "interrupted",
+        // A call with a limit is followed by another, unless a signal comes.
+        Some(Stop::Interrupted | Stop::Limit) => "interrupted",
         Some(Stop::OutOfMemory) => "out of memory",
         Some(_) => "end",
     }
+}
+
+/// Where a member's last call stopped.
+fn resume_va(member: &Member) -> u64 {
+    member.outcome.as_ref().map_or(0, |o| o.resume_va)
 }
 
 impl Report<'_> {
@@ -104,220 +103,103 @@ impl Report<'_> {
     }
 
     pub(crate) fn exit_status(&self) -> u8 {
-        let failed = self.interrupted
-            || self.out_of_memory()
+        let failed = self.out_of_memory()
             || self.none_left()
             || self.members.iter().any(|m| m.error.is_some())
             || self.threads.is_some_and(Threads::failed);
-        if failed {
-            EXIT_ERROR
+        if self.interrupted {
+            exit::INTERRUPTED
+        } else if failed {
+            exit::ERROR
         } else if self.outcomes().any(|o| o.counts.left_behind() > 0) {
-            EXIT_LEFT_BEHIND
+            exit::LEFT_BEHIND
         } else {
             0
         }
     }
 
-    pub(crate) fn to_text(&self) -> String {
-        let total = self.total(self.outcomes());
-        let mut out = self.threads.map(Threads::to_text).unwrap_or_default();
-        let whose = match self.members {
-            [one] if self.single => one.process.title(),
-            [_] => "1 process".into(),
-            all => format!("{} processes", all.len()),
-        };
-        if !self.single {
-            out += &self.table(&total.counts);
+    /// What each node has before and afterwards: as it was seen or, of a dry run, as it would be.
+    /// What goes to "any" node is at the end then.
+    fn nodes(&self) -> Option<Vec<OnNode>> {
+        let before = self.before?;
+        let numbers = 0..u32::try_from(before.pages.len()).unwrap_or(u32::MAX);
+        if let Some(after) = self.after {
+            let all = numbers.map(|node| OnNode {
+                node: Node::Id(node),
+                before: before.on(node),
+                after: Some(after.on(node)),
+            });
+            return Some(all.filter(|n| n.before > 0 || n.after > Some(0)).collect());
         }
-        out += &self.summary(&whose, &total);
-        out
-    }
-
-    fn summary(&self, whose: &str, total: &Totals) -> String {
-        let counts = &total.counts;
-        let verb = if self.dry_run { "would move" } else { "moved" };
-        let mut out = format!("{whose}: {verb} {}", text::pages(counts.total_moved()));
         if !self.dry_run {
-            out += &format!(" in {:.2} s", self.elapsed.as_secs_f64());
+            return None;
         }
-        if self.passes > 1 {
-            out += &format!(", {} passes", self.passes);
-        }
-        out.push('\n');
-        if self.map.pairs().len() > 1 {
-            for (pair, moved) in self.map.pairs().iter().zip(&total.moved_by_pair) {
-                if *moved > 0 {
-                    out += &format!("  {} to {}: {}\n", pair.old, pair.new, text::pages(*moved));
-                }
-            }
-        }
-        for (n, what) in [
-            (
-                counts.moved_fallback,
-                "of them went to another new node, since their own was full",
-            ),
-            (counts.already_moved, "met again after they had moved"),
-            (counts.in_place, "were not on an old node"),
-            (counts.exempt, "stay, as their file's mark says"),
-            (
-                counts.gone,
-                "were given back by their process before they could move",
-            ),
-        ] {
-            if n > 0 {
-                out += &format!("  {}: {what}\n", text::pages(n));
-            }
-        }
-        if counts.policies > 0 {
-            let policies = if counts.policies == 1 { "y" } else { "ies" };
-            let verb = if self.dry_run {
-                "would change"
-            } else {
-                "changed"
-            };
-            out += &format!("  {} memory polic{policies} {verb}\n", counts.policies);
-        }
-        if self.dry_run && self.members.len() > 1 {
-            out += "  (a page that several processes map counts for each of them)\n";
-        }
-        if counts.left_behind() > 0 {
-            out += &format!("left behind: {}\n", text::pages(counts.left_behind()));
-            for (n, what, hint) in reasons(counts) {
-                if n > 0 {
-                    out += &format!("  {} {what}: {hint}\n", text::pages(n));
-                }
-            }
-        }
-        out
-    }
-
-    /// A line for each process. Columns without any number are left out.
-    fn table(&self, total: &Counts) -> String {
-        type Column = (&'static str, fn(&Counts) -> u64);
-        let columns: [Column; 8] = [
-            ("moved", Counts::total_moved),
-            ("fallback", |c| c.moved_fallback),
-            ("met again", |c| c.already_moved),
-            ("in place", |c| c.in_place),
-            ("exempt", |c| c.exempt),
-            ("gone", |c| c.gone),
-            ("policies", |c| c.policies),
-            ("left", Counts::left_behind),
-        ];
-        let columns: Vec<Column> = columns
-            .into_iter()
-            .filter(|(name, of)| ["moved", "left"].contains(name) || of(total) > 0)
-            .collect();
-        let mut table = text::table();
-        let mut header = vec!["process", "name"];
-        header.extend(columns.iter().map(|(name, _)| *name));
-        header.push("");
-        table.set_header(header);
-        let row = |first: String, name: &str, counts: Option<&Counts>, end: &str| {
-            let number = |of: &fn(&Counts) -> u64| counts.map_or("-".into(), |c| of(c).to_string());
-            let mut row = vec![first, name.to_owned()];
-            row.extend(columns.iter().map(|(_, of)| number(of)));
-            row.push(if end == "end" { "" } else { end }.into());
-            row
+        let pairs = self.map.pairs();
+        let moved = self.total(self.outcomes()).moved_by_pair;
+        let moves = || {
+            pairs
+                .iter()
+                .zip(&moved)
+                .filter(|(pair, _)| pair.old != pair.new)
         };
-        for member in self.members {
-            table.add_row(row(
-                member.process.pid.to_string(),
-                member.process.name.as_deref().unwrap_or_default(),
-                member.outcome.as_ref().map(|o| &o.counts),
-                stopped_by(member),
-            ));
-        }
-        table.add_row(row("all".into(), "", Some(total), "end"));
-        let last = columns.len() + 2;
-        for (i, column) in table.column_iter_mut().enumerate() {
-            if i != 1 && i != last {
-                column.set_cell_alignment(CellAlignment::Right);
+        let named = |node: u32| pairs.iter().any(|pair| pair.old == Node::Id(node));
+        // What an entry for all other nodes moves is known for them together only.
+        let of_others: u64 = numbers
+            .clone()
+            .filter(|node| !named(*node) && page_migrate::destination(pairs, *node).is_some())
+            .map(|node| before.on(node))
+            .fold(0, u64::saturating_add);
+        let gone = |node: u32| -> Option<u64> {
+            let (pair, moved) = moves()
+                .find(|(pair, _)| pair.old == Node::Id(node))
+                .or_else(|| moves().find(|(pair, _)| !named(node) && pair.old == Node::Any))
+                .filter(|(pair, _)| pair.new != Node::Id(node))
+                .map_or((None, 0), |(pair, moved)| (Some(pair), *moved));
+            match pair {
+                Some(pair) if pair.old == Node::Any => match moved {
+                    0 => Some(0),
+                    all if all == of_others => Some(before.on(node)),
+                    _ => None,
+                },
+                _ => Some(moved),
             }
-        }
-        table.trim_fmt() + "\n"
-    }
-
-    pub(crate) fn to_json(&self) -> String {
-        let mut value = self.counts_to_json(self.outcomes());
-        let stopped_by = if self.none_left() {
-            "exited"
-        } else if self.interrupted {
-            "interrupted"
-        } else if self.out_of_memory() {
-            "out of memory"
-        } else {
-            "end"
         };
-        let processes: Vec<Value> = self.members.iter().map(|m| self.member(m)).collect();
-        value.extend([
-            ("dry_run".into(), json!(self.dry_run)),
-            ("page_size".into(), json!(page_size())),
-            ("passes".into(), json!(self.passes)),
-            ("seconds".into(), json!(self.elapsed.as_secs_f64())),
-            ("stopped_by".into(), json!(stopped_by)),
-            ("processes".into(), json!(processes)),
-        ]);
-        if let (true, [one]) = (self.single, self.members) {
-            value.insert("pid".into(), json!(one.process.pid));
-            value.insert("resume_va".into(), json!(resume_va(one)));
-        }
-        if let Some(threads) = self.threads {
-            value.insert("threads".into(), threads.to_json());
-        }
-        format!("{:#}\n", Value::Object(value))
-    }
-
-    fn member(&self, member: &Member) -> Value {
-        let mut value = self.counts_to_json(member.outcome.iter());
-        value.extend([
-            ("pid".into(), json!(member.process.pid)),
-            ("name".into(), json!(member.process.name)),
-            ("stopped_by".into(), json!(stopped_by(member))),
-            ("resume_va".into(), json!(resume_va(member))),
-            ("error".into(), json!(member.error)),
-        ]);
-        Value::Object(value)
-    }
-
-    fn counts_to_json<'a>(
-        &self,
-        outcomes: impl Iterator<Item = &'a Outcome>,
-    ) -> Map<String, Value> {
-        let Totals {
-            counts,
-            moved_by_pair,
-        } = self.total(outcomes);
-        let node = |n: Node| match n {
-            Node::Id(id) => json!(id),
-            Node::Any => json!("any"),
+        let come = |to: Node| {
+            let moves = moves().filter(|(pair, _)| pair.new == to);
+            moves.map(|(_, n)| *n).fold(0, u64::saturating_add)
         };
-        let pairs = self.map.pairs().iter().zip(moved_by_pair);
-        let pairs: Vec<Value> = pairs
-            .map(|(pair, moved)| {
-                json!({"old": node(pair.old), "new": node(pair.new), "moved": moved})
-            })
-            .collect();
-        let mut value = Map::new();
-        value.insert("pairs".into(), json!(pairs));
-        for (name, n) in [
-            ("moved", counts.moved),
-            ("moved_fallback", counts.moved_fallback),
-            ("already_moved", counts.already_moved),
-            ("in_place", counts.in_place),
-            ("exempt", counts.exempt),
-            ("left_behind", counts.left_behind()),
-            ("shared", counts.shared),
-            ("busy", counts.busy),
-            ("pinned", counts.pinned),
-            ("unmovable", counts.unmovable),
-            ("no_memory", counts.no_memory),
-            ("gone", counts.gone),
-            ("policies", counts.policies),
-        ] {
-            value.insert(name.into(), json!(n));
+        let all = numbers.map(|node| OnNode {
+            node: Node::Id(node),
+            before: before.on(node),
+            after: gone(node).map(|gone| {
+                let rest = before.on(node).saturating_sub(gone);
+                rest.saturating_add(come(Node::Id(node)))
+            }),
+        });
+        let any = OnNode {
+            node: Node::Any,
+            before: 0,
+            after: Some(come(Node::Any)),
+        };
+        let all = all.chain([any]);
+        Some(all.filter(|n| n.before > 0 || n.after != Some(0)).collect())
+    }
+
+    /// The nodes that took what was to go to any node, and how much more they have than before.
+    fn takers(&self) -> Vec<(u32, u64)> {
+        let (Some(before), Some(after)) = (self.before, self.after) else {
+            return Vec::new();
+        };
+        let pairs = self.map.pairs();
+        if pairs.iter().all(|pair| pair.new != Node::Any) {
+            return Vec::new();
         }
-        value
+        (0u32..)
+            .zip(&after.pages)
+            .filter(|(node, _)| !pairs.iter().any(|pair| pair.old == Node::Id(*node)))
+            .map(|(node, n)| (node, n.saturating_sub(before.on(node))))
+            .filter(|(_, more)| *more > 0)
+            .collect()
     }
 
     /// What went wrong.
@@ -333,7 +215,7 @@ impl Report<'_> {
         match &exited[..] {
             [] => {}
             [one] => lines.push(format!("process {one} has exited")),
-            all => lines.push(format!("processes {} have exited", text::list(all))),
+            all => lines.push(format!("processes {} have exited", term::list(all))),
         }
         if self.interrupted {
             lines.push(self.how_to_go_on());
@@ -350,17 +232,19 @@ impl Report<'_> {
         lines
     }
 
+    /// What to do after a signal: the whole command that does the rest, where there is one.
     fn how_to_go_on(&self) -> String {
         if self.outcomes().next().is_none() {
-            return "interrupted before any page has moved".into();
+            return self.same_command("interrupted before any page has moved");
+        }
+        if self.dry_run {
+            return self.same_command("interrupted; nothing has moved, as this was a dry run");
         }
         if !overlaps(self.map.pairs()) {
-            return "interrupted; what has moved stays moved, the same command does the rest"
-                .into();
+            return self.same_command("interrupted; what has moved stays moved");
         }
-        let mut line = "interrupted; do not repeat the command: with this map, what has moved \
-                        would move on"
-            .to_owned();
+        let told = "interrupted; do not repeat the command: with this map, what has moved would \
+                    move on";
         // Behind that address nothing has moved only if it was the first walk, and
         // had not come back to pages without room. All policies are done.
         if let (true, [one]) = (self.single, self.members) {
@@ -368,27 +252,57 @@ impl Report<'_> {
             let from = resume_va(one);
             let end = self.range.end();
             if one.calls == 1 && counts.is_some_and(|c| c.no_memory == 0) && from < end {
-                line += &format!(
-                    ". --keep-policy --range {from:#x}+{:#x}, and the other options as they \
-                     were, does the rest",
-                    end - from
-                );
+                let rest = format!("{from:#x}+{:#x}", end - from);
+                return match self.command_line(Some(&rest)) {
+                    Some(line) => format!("{told}. This does the rest:\n  {line}"),
+                    None => format!("{told}. --keep-policy --range {rest} does the rest"),
+                };
             }
         }
-        line
+        told.into()
     }
-}
 
-/// Where it stopped.
-fn resume_va(member: &Member) -> u64 {
-    member.outcome.as_ref().map_or(0, |o| o.resume_va)
+    fn same_command(&self, told: &str) -> String {
+        match self.command_line(None) {
+            Some(line) => format!("{told}. This goes on:\n  {line}"),
+            None => format!("{told}. The same command goes on"),
+        }
+    }
+
+    /// The command as a shell takes it; with a range, for that one. The policies, and the CPUs of
+    /// the threads, have been moved by then.
+    fn command_line(&self, range: Option<&str>) -> Option<String> {
+        let mut words: Vec<&str> = Vec::new();
+        let mut given = self.command.iter().map(|word| word.to_str());
+        while let Some(word) = given.next() {
+            let word = word?;
+            if range.is_some() {
+                if word == "--range" {
+                    given.next();
+                    continue;
+                }
+                if word.starts_with("--range=") || ["--threads", "--keep-policy"].contains(&word) {
+                    continue;
+                }
+            }
+            words.push(word);
+        }
+        if let Some(range) = range {
+            // Behind the name of the subcommand.
+            let at = words.iter().position(|word| *word == "move")? + 1;
+            words.splice(at..at, ["--keep-policy", "--range", range]);
+        }
+        let line = shlex::try_join(words).ok()?;
+        Some(line).filter(|line| !line.is_empty())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processes::Process;
+    use crate::proc::Process;
     use page_migrate::Machine;
+    use serde_json::Value;
 
     fn map(text: &str) -> NodeMap {
         let nodes = [0, 1, 2, 3];
@@ -418,7 +332,16 @@ mod tests {
             threads: None,
             passes: 1,
             elapsed: Duration::ZERO,
+            before: None,
+            after: None,
+            command: &[],
+            verbose: false,
         }
+    }
+
+    /// Without the colours.
+    fn text_of(report: &Report<'_>) -> String {
+        anstream::adapter::strip_str(&report.to_text()).to_string()
     }
 
     fn moved(moved: u64, moved_fallback: u64) -> Counts {
@@ -434,16 +357,16 @@ mod tests {
         let map = map("0:2 1:3");
         let members = [member(i32::MAX, moved(6, 1))];
         let mut report = report(&map, &members);
-        let text = report.to_text();
+        let text = text_of(&report);
         assert!(text.contains("moved 7 pages") && !text.contains("given back"));
         assert!(text.contains("0 to 2: 7 pages") && !text.contains("1 to 3"));
         assert!(text.contains("1 page (4.00 KiB): of them"));
         assert!(!text.contains("left behind") && !text.contains("pinned"));
         assert!(!text.contains("passes"));
         report.passes = 2;
-        assert!(report.to_text().contains(", 2 passes"));
+        assert!(text_of(&report).contains(", 2 passes"));
         report.dry_run = true;
-        let text = report.to_text();
+        let text = text_of(&report);
         assert!(text.contains("would move") && !text.contains(" s\n"));
     }
 
@@ -459,7 +382,7 @@ mod tests {
             ..Counts::default()
         };
         let (map, members) = (map("0:2 1:3"), [member(i32::MAX, counts)]);
-        let text = report(&map, &members).to_text();
+        let text = text_of(&report(&map, &members));
         assert!(text.contains("left behind: 15 pages"));
         for word in [
             "CAP_SYS_NICE",
@@ -487,12 +410,11 @@ mod tests {
         let mut given_back = moved(5, 0);
         given_back.gone = 77;
         let one = [member(1, given_back), member(2, moved(1, 0))];
-        assert!(report(&map, &one)
-            .to_text()
+        assert!(text_of(&report(&map, &one))
             .lines()
             .any(|line| line.contains("moved") && line.contains("gone")));
         let report = report(&map, &members);
-        let table = report.to_text();
+        let table = text_of(&report);
         let line = |start: &str| {
             let found = table.lines().find(|l| l.trim_start().starts_with(start));
             found.unwrap_or_else(|| panic!("no {start} in\n{table}"))
@@ -550,9 +472,9 @@ mod tests {
             };
             report.troubles().join("\n")
         };
-        assert!(told(&plain, &members).contains("the same command does the rest"));
+        assert!(told(&plain, &members).contains("stays moved. The same command goes on"));
         assert!(told(&swap, &members).contains("do not repeat"));
-        assert!(told(&swap, &members).contains("--keep-policy --range 0x1000+0x2000,"));
+        assert!(told(&swap, &members).contains("--keep-policy --range 0x1000+0x2000 "));
         // Later passes, and pages that are tried again, are not in order.
         members[0].calls = 2;
         assert!(!told(&swap, &members).contains("--range"));
@@ -562,6 +484,175 @@ mod tests {
         assert!(!told(&swap, &members).contains("--range"));
         members[0].outcome = None;
         assert!(told(&swap, &members).contains("before any page has moved"));
+    }
+
+    #[test]
+    fn the_whole_command_that_goes_on() {
+        let (plain, swap) = (map("0:2 1:3"), map("0:1 1:0"));
+        let mut members = [member(i32::MAX, moved(1, 0))];
+        members[0].outcome.as_mut().unwrap().stop = Stop::Interrupted;
+        members[0].calls = 1;
+        let told = |map, line: &str| {
+            let command: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let mut report = report(map, &members);
+            report.interrupted = true;
+            report.command = &command;
+            report.range = Range {
+                start: 0,
+                len: 0x3000,
+            };
+            report.troubles().join("\n")
+        };
+        let text = told(&plain, "./pagemigrate move --json 7 !1:2");
+        assert!(
+            text.ends_with(":\n  ./pagemigrate move --json 7 '!1:2'"),
+            "{text}"
+        );
+        let text = told(
+            &swap,
+            "pagemigrate move --threads 7 0:1 1:0 --range 0+0x3000 --keep-policy -v",
+        );
+        let rest = "move --keep-policy --range 0x1000+0x2000 7 0:1 1:0 -v";
+        assert!(
+            text.ends_with(&format!(":\n  pagemigrate {rest}")),
+            "{text}"
+        );
+        let text = told(&swap, "pagemigrate move --range=0-3000 7 0:1 1:0");
+        assert!(text.ends_with("--range 0x1000+0x2000 7 0:1 1:0"), "{text}");
+        let mut dry = report(&swap, &members);
+        (dry.interrupted, dry.dry_run) = (true, true);
+        assert!(dry.troubles()[0].contains("nothing has moved"));
+    }
+
+    #[test]
+    fn a_dry_run_says_would() {
+        let counts = Counts {
+            moved: 1,
+            moved_fallback: 2,
+            already_moved: 3,
+            in_place: 4,
+            exempt: 5,
+            busy: 6,
+            policies: 7,
+            ..Counts::default()
+        };
+        let (map, members) = (map("0:2 1:3"), [member(1, counts)]);
+        let mut report = report(&map, &members);
+        let done = text_of(&report);
+        assert!(done.contains("were not on an old node"), "{done}");
+        report.dry_run = true;
+        let text = text_of(&report);
+        for line in [
+            "would move 3 pages",
+            "would go to another new node",
+            "would be met again",
+            "are not on an old node",
+            "would stay, as",
+            "would change",
+            "would be left behind:",
+        ] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
+        for word in ["moved 3", "went", "were", "changed"] {
+            assert!(!text.contains(word), "{word}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_that_is_not_so() {
+        let in_place = Counts {
+            in_place: 4,
+            ..Counts::default()
+        };
+        let members = [member(1, in_place)];
+        // Such pages may be on an old node, and are where they should be.
+        let same = map("0:0");
+        assert!(text_of(&report(&same, &members)).contains("were in place"));
+        let members = [member(1, Counts::default())];
+        let mut report = report(&same, &members);
+        report.range = Range {
+            start: 0x1000,
+            len: 0x1000,
+        };
+        assert!(text_of(&report).contains("no page in this range"));
+        report.range = Range::ALL;
+        assert!(text_of(&report).contains("no page that could be counted"));
+    }
+
+    fn pages(pages: &[u64]) -> Placement {
+        Placement {
+            pages: pages.to_vec(),
+        }
+    }
+
+    #[test]
+    fn before_and_would_be() {
+        let before = pages(&[10, 20, 0, 5]);
+        let picture = |text: &str, by_pair: &[u64]| -> Vec<(String, u64, Option<u64>)> {
+            let map = map(text);
+            let mut members = [member(1, moved(1, 0))];
+            members[0].outcome.as_mut().unwrap().moved_by_pair = by_pair.to_vec();
+            let mut report = report(&map, &members);
+            report.dry_run = true;
+            report.before = Some(&before);
+            let nodes = report.nodes().unwrap();
+            assert!(text_of(&report).contains("would be"));
+            let told = nodes
+                .iter()
+                .map(|n| (n.node.to_string(), n.before, n.after));
+            told.collect()
+        };
+        let row = |node: &str, before, after| (node.to_owned(), before, Some(after));
+        assert_eq!(
+            picture("0:2 1:3", &[9, 20]),
+            [
+                row("0", 10, 1),
+                row("1", 20, 0),
+                row("2", 0, 9),
+                row("3", 5, 25)
+            ]
+        );
+        assert_eq!(
+            picture("0:1 1:0", &[10, 20]),
+            [row("0", 10, 20), row("1", 20, 10), row("3", 5, 5)]
+        );
+        assert_eq!(
+            picture("1:any", &[20]),
+            [
+                row("0", 10, 10),
+                row("1", 20, 0),
+                row("3", 5, 5),
+                row("any", 0, 20)
+            ]
+        );
+        assert_eq!(
+            picture("all:2 0:0", &[25, 0]),
+            [
+                row("0", 10, 10),
+                row("1", 20, 0),
+                row("2", 0, 25),
+                row("3", 5, 0)
+            ]
+        );
+        // Which of the nodes still has some is not known.
+        let some = picture("all:2", &[34]);
+        assert_eq!(some[1], ("1".to_owned(), 20, None));
+        assert_eq!(some[2], row("2", 0, 34));
+    }
+
+    #[test]
+    fn who_took_what_could_go_anywhere() {
+        let (before, after) = (pages(&[10, 0, 5]), pages(&[0, 7, 8]));
+        let any = map("0:any");
+        let members = [member(1, moved(10, 0))];
+        let mut report = report(&any, &members);
+        (report.before, report.after) = (Some(&before), Some(&after));
+        assert_eq!(report.takers(), [(1, 7), (2, 3)]);
+        let text = text_of(&report);
+        assert!(text.contains("node 1 took 7 pages"), "{text}");
+        assert!(!text.contains("before"), "{text}");
+        report.verbose = true;
+        assert!(text_of(&report).contains("before"));
     }
 
     #[test]
@@ -584,7 +675,7 @@ mod tests {
         let mut broke = good();
         broke.outcome.as_mut().unwrap().stop = Stop::OutOfMemory;
         assert_eq!(status(&[good()], false), 0);
-        assert_eq!(status(&[good()], true), 1);
+        assert_eq!(status(&[good()], true), 130);
         assert_eq!(status(&[good(), member(1, full)], false), 3);
         assert_eq!(status(&[good(), bad], false), 1);
         assert_eq!(status(&[good(), broke], false), 1);
