@@ -45,7 +45,7 @@ impl Terminal {
         let line = format!("stty cols {} rows {LINES}; {line}", self.width);
         let mut command = Command::new("script");
         command
-            .args(["-q", "-e", "-c", &line, "/dev/null"])
+            .args(["-q", "-e", "--echo", "always", "-c", &line, "/dev/null"])
             .env_remove("NO_COLOR")
             .env_remove("COLUMNS")
             .envs(self.env.iter().map(|(name, value)| (name, value)))

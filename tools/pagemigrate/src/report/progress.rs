@@ -125,9 +125,10 @@ fn template(width: usize) -> &'static str {
 
 fn bar(total: u64, width: usize, utf8: bool, target: ProgressDrawTarget) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total.saturating_mul(page_size())), target);
-    // The bar itself takes what the rest leaves, up to the last column.
-    let blanks = " ".repeat(ECHO);
-    if let Ok(style) = ProgressStyle::with_template(&format!("{}{blanks}", template(width))) {
+    // The bar itself takes what the rest leaves, up to the last column: the line ends with blanks,
+    // and the cursor goes back to the first of them.
+    let end = format!("{:ECHO$}\x1b[{ECHO}D", "");
+    if let Ok(style) = ProgressStyle::with_template(&format!("{}{end}", template(width))) {
         bar.set_style(style.progress_chars(if utf8 { "█░" } else { "#-" }));
     }
     bar
