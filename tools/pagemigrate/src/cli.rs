@@ -39,7 +39,11 @@ A map is OLD:NEW, with a list of nodes on each side:
   all:3     every node to 3, less those that another map names
   2:any     away from 2, to the nearest node with room
 
-Lists of nodes are those of numactl: 0-3,5; all (every node with memory); '!2' (all but 2, in quotes for the shell); +0-1 (the first two of the nodes that may be used here).
+Lists of nodes are those of numactl:
+  0-3,5     these nodes
+  all       every node with memory
+  '!2'      all but 2 (in quotes, since a shell may take the ! for itself)
+  +0-1      the first two of the nodes that may be used here
 
 Ctrl-C ends the move, tells how far it got, and prints the command that goes on. A second one ends the command at once.
 
@@ -160,8 +164,8 @@ pub(crate) struct MoveArgs {
     /// Move the threads' CPUs along, before the pages
     ///
     /// A thread that may run on CPUs of old nodes only gets those of the nodes
-    /// to which the map sends their pages; so does one without a choice of its
-    /// own that runs there.
+    /// to which the map sends their pages, and so does one without a choice of
+    /// its own that runs there.
     #[arg(long)]
     pub(crate) threads: bool,
     /// Go over the processes until nothing is left, but N times at most
@@ -170,8 +174,8 @@ pub(crate) struct MoveArgs {
     pub(crate) passes: u32,
     /// Only these addresses: START+BYTES, or START-END as in /proc/PID/maps
     ///
-    /// BYTES may end in K, M, G or T. A number with 0x is hexadecimal; those of
-    /// START-END always are.
+    /// BYTES may end in K, M, G or T. A number with 0x is hexadecimal, and those
+    /// of START-END always are.
     #[arg(long, value_name = "RANGE", value_parser = parse_range)]
     pub(crate) range: Option<Range>,
     /// Leave memory policies as they are
