@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::Parser;
 use serde_json::{json, Value};
 
@@ -89,6 +90,11 @@ fn error_to_json(failure: &Failure, command: Option<&str>) -> Value {
 
 /// Prints what clap has to tell: help and version on stdout, what is wrong on stderr.
 fn help_or_usage(told: &clap::Error, words: &[OsString]) -> ExitCode {
+    // Whoever gives no word at all is told what there is.
+    if told.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        term::say(&told.render().ansi().to_string());
+        return ExitCode::from(exit::USAGE);
+    }
     if told.use_stderr() {
         let text = told.render().to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
