@@ -324,6 +324,14 @@ fn main() {
         assert_eq!(json["already_moved"], 0);
         assert_eq!(json["in_place"], 0);
         assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+        // Processes that are smaller than what moves at a time.
+        let small: Vec<Target> = (0..3).map(|_| Target::start(&[&part], 0)).collect();
+        let pids: Vec<String> = small.iter().map(|t| t.pid().to_string()).collect();
+        let begin = Instant::now();
+        let line = format!("move {} {a}:{b} --passes 1 --rate 1500K", pids.join(","));
+        cli.run(&line).expect(0);
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(1700), "{took:?}");
         // A signal ends the pause, too.
         let line = format!("move {} {b}:{a} --range {range} --rate 64K", target.pid());
         let running = Running::start(&mut cli.command(&line.split(' ').collect::<Vec<_>>()));

@@ -100,6 +100,8 @@ fn look(selection: &Selection) -> (Vec<Shown>, Vec<String>) {
                     usage,
                 });
             }
+            // What was found, and has exited since, nobody has asked for.
+            Err(_) if process.is_gone() && !selection.pids.contains(&process.pid) => {}
             Err(trouble) => troubles.push(trouble),
         }
     }

@@ -307,11 +307,13 @@ impl Work<'_> {
                     let moved = counts.total_moved();
                     let stop = outcome.stop;
                     walk.add(outcome);
-                    if let (Stop::Limit, Some(pace)) = (stop, &mut self.pace) {
-                        if pace.wait(moved, self.interrupted) {
-                            walk.go_on();
-                            continue;
-                        }
+                    // The last part, and a small process, count for the pace as well.
+                    let interrupted = self.interrupted;
+                    let pace = self.pace.as_mut();
+                    let in_time = pace.is_some_and(|pace| pace.wait(moved, interrupted));
+                    if stop == Stop::Limit && in_time {
+                        walk.go_on();
+                        continue;
                     }
                     // Then the call has ended early, and counted what it did.
                     let exited = self.has_exited(&self.members.get(index)?.process);
