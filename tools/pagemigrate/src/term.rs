@@ -132,6 +132,10 @@ pub(crate) struct Column {
     rank: usize,
     /// How wide it is at least, for one whose texts can be cut.
     least: Option<usize>,
+    /// Of what is too long, the end is worth more than the beginning.
+    keeps_end: bool,
+    /// The parts that its bars are for, and the whole.
+    bars: Option<(Vec<u64>, u64)>,
 }
 
 impl Column {
@@ -143,7 +147,17 @@ impl Column {
             left: false,
             rank: 0,
             least: None,
+            keeps_end: false,
+            bars: None,
         }
+    }
+
+    /// One of bars for parts of a whole, as long as there is room, up to a length.
+    pub(crate) fn bars(parts: Vec<u64>, whole: u64, length: usize, utf8: bool) -> Self {
+        let mut column = Column::new(" ").left().cut_to(SHORTEST_BAR);
+        column.bars = Some((parts, whole));
+        column.cut(length, utf8);
+        column
     }
 
     /// One of texts.
@@ -164,6 +178,12 @@ impl Column {
         self
     }
 
+    /// One of paths, of which the end says more.
+    pub(crate) fn keep_end(mut self) -> Self {
+        self.keeps_end = true;
+        self
+    }
+
     pub(crate) fn push(&mut self, cell: impl Into<String>) {
         self.cells.push(cell.into());
     }
@@ -179,19 +199,28 @@ impl Column {
 
     /// Cuts what is wider.
     fn cut(&mut self, width: usize, utf8: bool) {
+        if let Some((parts, whole)) = &self.bars {
+            let bars = parts.iter().map(|part| bar(*part, *whole, width, utf8));
+            self.cells = bars.collect();
+            return;
+        }
         for text in &mut self.cells {
-            *text = cut(text, width, utf8);
+            *text = cut(text, width, self.keeps_end, utf8);
         }
     }
 }
 
+/// Shorter ones say nothing.
+const SHORTEST_BAR: usize = 6;
+
 /// A bar for a part of a whole. Any part at all shows at least a bit.
-pub(crate) fn bar(part: u64, whole: u64, length: u64, utf8: bool) -> String {
+fn bar(part: u64, whole: u64, length: usize, utf8: bool) -> String {
     if part == 0 || whole == 0 {
         return String::new();
     }
     let (full, bit) = if utf8 { ("█", "▏") } else { ("#", ":") };
-    let columns = u128::from(part) * u128::from(length) / u128::from(whole);
+    let length = u128::try_from(length).unwrap_or(0);
+    let columns = u128::from(part) * length / u128::from(whole);
     match usize::try_from(columns) {
         Ok(0) | Err(_) => bit.to_owned(),
         Ok(n) => full.repeat(n),
@@ -236,26 +265,32 @@ pub(crate) fn table(mut columns: Vec<Column>, width: Option<usize>, utf8: bool) 
     }
     if !left_out.is_empty() {
         let told = format!("no room for: {}", left_out.join(", "));
-        out += &(cut(&told, width, utf8) + "\n");
+        out += &(cut(&told, width, false, utf8) + "\n");
     }
     out
 }
 
-/// A text, or as much of it as there is room for.
-fn cut(text: &str, width: usize, utf8: bool) -> String {
+/// A text, or as much of its beginning or its end as there is room for.
+fn cut(text: &str, width: usize, keeps_end: bool, utf8: bool) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
     let mark = if utf8 { "…" } else { "~" };
-    let mut short = String::new();
-    for c in text.chars() {
-        let wide = c.width().unwrap_or(0);
-        if short.width() + wide + mark.width() > width {
-            break;
-        }
-        short.push(c);
+    let room = width.saturating_sub(mark.width());
+    let mut used = 0;
+    let mut fits = |c: &char| {
+        used += c.width().unwrap_or(0);
+        used <= room
+    };
+    if keeps_end {
+        let end: Vec<char> = text.chars().rev().take_while(&mut fits).collect();
+        mark.chars().chain(end.into_iter().rev()).collect()
+    } else {
+        text.chars()
+            .take_while(&mut fits)
+            .chain(mark.chars())
+            .collect()
     }
-    short + mark
 }
 
 fn draw(columns: &[Column], utf8: bool) -> String {
@@ -320,8 +355,7 @@ mod tests {
             gone.push("7");
             let mut again = Column::new("met again").rank(1);
             again.push("8");
-            let mut bar = Column::new("").rank(3);
-            bar.push("██████████████████████");
+            let bar = Column::bars(vec![7], 7, 22, true).rank(3);
             vec![name, moved, gone, again, bar]
         };
         let whole = table(columns(), None, true);
@@ -334,6 +368,12 @@ mod tests {
         ] {
             assert!(whole.contains(word), "{word}:\n{whole}");
         }
+        let wide = whole.lines().next().unwrap().width();
+        let shorter = table(columns(), Some(wide - 15), true);
+        assert!(
+            shorter.contains("██████") && shorter.contains("gone"),
+            "{shorter}"
+        );
         for width in 24..80 {
             for utf8 in [true, false] {
                 let text = table(columns(), Some(width), utf8);
@@ -354,6 +394,16 @@ mod tests {
         assert_eq!(bar(0, 0, 20, true), "");
         assert_eq!(bar(1, 1_000_000, 20, false), ":");
         assert_eq!(bar(u64::MAX, u64::MAX, 5, false), "#####");
+    }
+
+    #[test]
+    fn what_is_too_long() {
+        let path = "/usr/lib/libc.so.6";
+        assert_eq!(cut(path, 9, true, true), "…ibc.so.6");
+        assert_eq!(cut(path, 9, false, false), "/usr/lib~");
+        assert_eq!(cut(path, 18, true, true), path);
+        assert_eq!(cut("本本本", 4, false, true), "本…");
+        assert_eq!(cut("x", 0, false, true), "…");
     }
 
     #[test]

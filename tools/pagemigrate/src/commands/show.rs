@@ -19,8 +19,8 @@ use crate::proc::{status_field, Process, Selection};
 use crate::report::SCHEMA;
 use crate::term::{self, Column};
 
-/// How long the bar of a whole is.
-const BAR: u64 = 24;
+/// How long the bar of a whole is at most.
+const BAR: usize = 24;
 
 /// A process and its memory.
 struct Shown {
@@ -241,13 +241,13 @@ fn node_table(usage: &Usage, nodes: &[u32], width: Option<usize>, utf8: bool) ->
     let mut total = Column::new("total");
     // The bar is worth less than numbers, the percentage more.
     let mut percent = Column::new(" ").rank(1);
-    let mut bar = Column::new(" ").left().rank(20);
+    let parts = nodes.iter().map(|id| usage.of_node(*id)).collect();
+    let bar = Column::bars(parts, usage.total(), BAR, utf8).rank(20);
     for id in nodes {
         let part = usage.of_node(*id);
         node.push(id.to_string());
         total.push(size(part));
         percent.push(percentage(part, usage.total()));
-        bar.push(term::bar(part, usage.total(), BAR, utf8));
     }
     node.push("all");
     total.push(size(usage.total()));
@@ -320,7 +320,7 @@ fn mapping_table(mappings: &[Mapping], width: Option<usize>, utf8: bool) -> Stri
     let mut kind = Column::new("kind").left().rank(3);
     let mut policy = Column::new("policy").left().rank(90);
     let mut total = Column::new("total");
-    let mut file = Column::new("file").left().cut_to(12).rank(1);
+    let mut file = Column::new("file").left().cut_to(12).keep_end().rank(1);
     for mapping in &there {
         start.push(format!("{:x}", mapping.start));
         kind.push(mapping.kind.name());

@@ -8,6 +8,9 @@ use super::{stopped_by, Report, Totals};
 use crate::job::threads::Threads;
 use crate::term::{self, Column};
 
+/// How long the bar of the largest node is at most.
+const BAR: usize = 20;
+
 /// Why pages were left behind, and what helps.
 fn reasons(counts: &Counts) -> [(u64, &'static str, &'static str); 5] {
     [
@@ -176,21 +179,19 @@ impl Report<'_> {
         let utf8 = term::is_utf8();
         let most = nodes.iter().map(|n| n.before.max(n.after.unwrap_or(0)));
         let most = most.max().unwrap_or(0);
-        let bar = |pages: u64| term::bar(pages, most, 20, utf8);
+        let bars = |parts: Vec<u64>| Column::bars(parts, most, BAR, utf8);
         let mut node = Column::new("node");
         let mut before = Column::new("before");
-        let mut before_bar = Column::new(" ").left().rank(2);
+        let before_bar = bars(nodes.iter().map(|n| n.before).collect()).rank(2);
         let mut after = Column::new(self.tense("after", "would be"));
-        let mut after_bar = Column::new(" ").left().rank(1);
+        let after_bar = bars(nodes.iter().map(|n| n.after.unwrap_or(0)).collect()).rank(1);
         for on in nodes {
             node.push(match on.node {
                 Node::Id(id) => id.to_string(),
                 Node::Any => "any".into(),
             });
             before.push(size(on.before));
-            before_bar.push(bar(on.before));
             after.push(on.after.map_or("?".into(), size));
-            after_bar.push(bar(on.after.unwrap_or(0)));
         }
         term::table(
             vec![node, before, before_bar, after, after_bar],
