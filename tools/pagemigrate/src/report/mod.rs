@@ -185,7 +185,8 @@ impl Report<'_> {
         Some(all.filter(|n| n.before > 0 || n.after != Some(0)).collect())
     }
 
-    /// The nodes that took what was to go to any node, and how much more they have than before.
+    /// The nodes that took what was to go to any node, and how much more they have than before,
+    /// without what another pair has sent there.
     fn takers(&self) -> Vec<(u32, u64)> {
         let (Some(before), Some(after)) = (self.before, self.after) else {
             return Vec::new();
@@ -194,10 +195,20 @@ impl Report<'_> {
         if pairs.iter().all(|pair| pair.new != Node::Any) {
             return Vec::new();
         }
+        let moved = self.total(self.outcomes()).moved_by_pair;
+        let sent = |node: u32| {
+            let to_it = pairs
+                .iter()
+                .zip(&moved)
+                .filter(|(pair, _)| pair.new == Node::Id(node));
+            to_it
+                .map(|(_, n)| *n)
+                .fold(before.on(node), u64::saturating_add)
+        };
         (0u32..)
             .zip(&after.pages)
             .filter(|(node, _)| !pairs.iter().any(|pair| pair.old == Node::Id(*node)))
-            .map(|(node, n)| (node, n.saturating_sub(before.on(node))))
+            .map(|(node, n)| (node, n.saturating_sub(sent(node))))
             .filter(|(_, more)| *more > 0)
             .collect()
     }
@@ -653,6 +664,13 @@ mod tests {
         assert!(!text.contains("before"), "{text}");
         report.verbose = true;
         assert!(text_of(&report).contains("before"));
+        // What another pair sends to a node, it has not taken.
+        let two = map("0:any 3:1");
+        let mut members = [member(1, moved(10, 0))];
+        members[0].outcome.as_mut().unwrap().moved_by_pair = vec![7, 4];
+        let mut report = self::report(&two, &members);
+        (report.before, report.after) = (Some(&before), Some(&after));
+        assert_eq!(report.takers(), [(1, 3), (2, 3)]);
     }
 
     #[test]
