@@ -45,7 +45,10 @@ fn build_id() -> Option<String> {
 /// The ID in an ELF note, which comes after three numbers and the name "GNU".
 fn id_of(note: &[u8]) -> Option<String> {
     let id = note.strip_prefix(&[4, 0, 0, 0])?.get(12..)?;
-    let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut text = String::new();
+    for byte in id {
+        text += &format!("{byte:02x}");
+    }
     Some(text).filter(|text| !text.is_empty())
 }
 
