@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::{own_program, public_copy, NOBODY};
+use crate::{own_program, public_copy, schema, NOBODY};
 
 /// The command, run by some user.
 #[derive(Debug)]
@@ -115,10 +115,10 @@ impl Done {
         self.expect(0)
     }
 
-    /// What it printed.
+    /// What it printed, which must be as its schema says.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
+        schema::parse(&self.out)
     }
 
     /// A word must be on stderr.

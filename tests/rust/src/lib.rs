@@ -7,7 +7,9 @@
 //! cannot do its work must not pass.
 
 pub mod cli;
+pub mod schema;
 pub mod stall;
+pub mod terminal;
 
 use std::cell::Cell;
 use std::fs::{self, File};

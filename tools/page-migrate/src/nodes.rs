@@ -63,15 +63,15 @@ pub fn destination(pairs: &[Pair], node: u32) -> Option<Node> {
         .filter(|new| *new != Node::Id(node))
 }
 
-/// Why a text is no node list or no map.
+/// Why a text is not a node list or not a map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
     /// There is nothing.
     #[error("the node list is empty")]
     EmptyList,
-    /// Something that is no number stands where a node should be.
-    #[error("'{0}' is no node number (a list looks like 0-3,5 or all or !2 or +0-1)")]
+    /// Something that is not a number, where a node should be.
+    #[error("'{0}' is not a node number (a list looks like 0-3,5 or all or '!2' or +0-1)")]
     NotANumber(String),
     /// A node number that no kernel has.
     #[error("node {0} is too large: node numbers end at {MAX_NODE}")]
@@ -80,7 +80,7 @@ pub enum ParseError {
     #[error("the range {0}-{1} runs backwards")]
     Backwards(u32, u32),
     /// A node twice in one list of old nodes.
-    #[error("node {0} stands twice among the old nodes")]
+    #[error("node {0} appears twice among the old nodes")]
     Twice(Node),
     /// `!` took everything away.
     #[error("'{0}' leaves no node")]
@@ -88,11 +88,14 @@ pub enum ParseError {
     /// `+3` where fewer nodes are allowed.
     #[error("+{0}: only {1} nodes are allowed here (the first is +0)")]
     NoSuchRelative(u32, usize),
+    /// `0->2`
+    #[error("'{0}' is not a map: write {1}:{2}")]
+    Arrow(String, String, String),
     /// A map without `:`.
-    #[error("'{0}' is no map: write OLD:NEW, like 0-1:2-3")]
+    #[error("'{0}' is not a map: write OLD:NEW, like 0-1:2-3")]
     NoColon(String),
     /// `0:2,1:3`
-    #[error("'{0}' has more than one ':': write '0,1:2,3', or '0:2 1:3' with a space or ';'")]
+    #[error("'{0}' has more than one ':': write 0,1:2,3 or, with a space between them, 0:2 1:3")]
     ManyColons(String),
     /// Lists of different lengths.
     #[error("'{map}' has {old} old and {new} new nodes: give as many new as old ones, or one new")]
@@ -105,7 +108,7 @@ pub enum ParseError {
         new: usize,
     },
     /// `any` beside other nodes.
-    #[error("'any' stands alone on its side of a map")]
+    #[error("'any' must be alone on its side of a map")]
     AnyNotAlone,
     /// `any:any`
     #[error("'{0}' names no node: one side must")]
@@ -240,7 +243,7 @@ fn parse_number(text: &str, part: &str) -> Result<u32, ParseError> {
     }
 }
 
-/// Pairs of old and new nodes. No old node stands twice.
+/// Pairs of old and new nodes. No old node appears twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeMap {
     pairs: Vec<Pair>,
@@ -284,6 +287,9 @@ impl NodeMap {
 }
 
 fn parse_one(map: &str, machine: &Machine) -> Result<Vec<Pair>, ParseError> {
+    if let Some((old, new)) = map.split_once("->") {
+        return Err(ParseError::Arrow(map.into(), old.into(), new.into()));
+    }
     let mut sides = map.split(':');
     let (old, new) = match (sides.next(), sides.next(), sides.next()) {
         (Some(old), Some(new), None) => (old, new),
@@ -483,6 +489,8 @@ mod tests {
             map("0:2,1:3"),
             Err(ParseError::ManyColons("0:2,1:3".into()))
         );
+        let arrow = map("0->2").unwrap_err();
+        assert_eq!(arrow.to_string(), "'0->2' is not a map: write 0:2");
         assert_eq!(map(":2"), Err(ParseError::EmptyList));
         assert_eq!(map("0:"), Err(ParseError::EmptyList));
         assert_eq!(map(":"), Err(ParseError::EmptyList));

@@ -297,6 +297,15 @@ impl Outcome {
         (self.stop == Stop::Interrupted).then_some(self.resume_va)
     }
 
+    /// Adds what an earlier call counted in another part of the same range.
+    pub fn add_part(&mut self, other: &Outcome) {
+        self.counts.add(&other.counts);
+        self.returned = self.returned.saturating_add(other.returned);
+        for (a, b) in self.moved_by_pair.iter_mut().zip(&other.moved_by_pair) {
+            *a = a.saturating_add(*b);
+        }
+    }
+
     /// Adds what earlier calls of the same job moved in the same range, and
     /// what was gone by then. All else has been met anew, and what they had
     /// moved as well: as in place or, where the device remembers, as already
@@ -493,6 +502,26 @@ mod tests {
         whole.counts.gone = 2;
         whole.add_earlier(&earlier);
         assert_eq!(whole.counts.gone, 9);
+    }
+
+    #[test]
+    fn parts_add_up() {
+        let part = |moved, in_place, stop| Outcome {
+            counts: Counts {
+                moved,
+                in_place,
+                ..Counts::default()
+            },
+            moved_by_pair: vec![moved],
+            returned: 1,
+            stop,
+            resume_va: moved,
+        };
+        let mut whole = part(70, 40, Stop::Returned);
+        whole.add_part(&part(30, 5, Stop::Limit));
+        let mut expected = part(100, 45, Stop::Returned);
+        (expected.returned, expected.resume_va) = (2, 70);
+        assert_eq!(whole, expected);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use page_migrate::CallingThread;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGURG};
 use signal_hook::{flag, low_level};
 
-use crate::EXIT_SIGNALS;
+use crate::exit;
 
 /// How often the work is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -45,7 +45,11 @@ impl Signals {
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // The order counts: the first signal must not find the flag set.
-            flag::register_conditional_shutdown(signal, EXIT_SIGNALS.into(), Arc::clone(&came))?;
+            flag::register_conditional_shutdown(
+                signal,
+                exit::INTERRUPTED.into(),
+                Arc::clone(&came),
+            )?;
             flag::register(signal, Arc::clone(&came))?;
             low_level::pipe::register(signal, wake.try_clone()?)?;
         }

@@ -9,13 +9,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use page_migrate::cpus::CpuSet;
 use page_migrate_tests::cli::{done, Cgroup, Cli, Done};
+use page_migrate_tests::schema;
 use page_migrate_tests::stall::StalledDevice;
 use page_migrate_tests::{
     be_target_if_asked, clean_up, memory_nodes, nodes_of, own_program, page, signal, sysfs_nodes,
     Tap, Target, Zombie, NOBODY,
 };
-use serde_json::Value;
 
 const PAGES: usize = 256;
 
@@ -142,6 +143,24 @@ fn main() {
             assert!(text.out.contains(flag.as_str().unwrap()), "{}", text.out);
         }
         assert!(text.out.contains("DRY_RUN"));
+        assert!(
+            text.out
+                .contains(&format!("node numbers:      0-{highest}\n")),
+            "{}",
+            text.out
+        );
+        let version = json["version"].as_str().unwrap();
+        assert!(text.out.contains(&format!("pagemigrate {version}\n")));
+        let module = match (
+            json["module_version"].as_str(),
+            json["module_build_id"].as_str(),
+        ) {
+            (Some(version), _) => version,
+            (None, Some(id)) => &id[..12],
+            (None, None) => "does not tell its version",
+        };
+        assert!(text.out.contains(module), "{}", text.out);
+        assert_eq!(json["nodes_with_memory"], serde_json::json!(nodes));
     });
 
     tap.test("move: the whole of a process", || {
@@ -198,6 +217,239 @@ fn main() {
         assert_eq!(json["moved"], PAGES);
         assert_eq!(json["dry_run"], true);
         assert_eq!(target.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("move: nothing that is silent", || {
+        let target = Target::start(&[&part], 0);
+        let pid = target.pid();
+        // An address that no process has at its end.
+        let told = cli.run(&format!("move {pid} {a}:{b} --range 0x10000+64K"));
+        let told = told.expect(0);
+        assert!(told.out.contains("no page in this range"), "{}", told.out);
+        // As a line of /proc/PID/maps begins.
+        let start = target.parts[0];
+        let range = format!("{start:x}-{:x}", start + (PAGES * page()) as u64);
+        let told = cli.run(&format!("move {pid} {a}:any --range {range}"));
+        let told = told.expect(0);
+        let node = target.nodes(0, 1)[0];
+        assert!(node >= 0 && node != a as i32);
+        assert!(
+            told.out.contains(&format!("node {node} took ")),
+            "{}",
+            told.out
+        );
+        let told = cli.run(&format!("move {pid} {node}:{node} --range {range}"));
+        let told = told.expect(0).says("moves nothing");
+        assert!(
+            told.out.contains("256 pages (1.00 MiB): were in place"),
+            "{}",
+            told.out
+        );
+        // Quiet, but for what went wrong.
+        let quiet = cli.run(&format!("move -q {pid} {node}:{a} --range {range}"));
+        let quiet = quiet.expect(0);
+        assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("", ""));
+        assert_eq!(target.nodes(0, PAGES), on(a));
+        let far = i32::MAX;
+        cli.run(&format!("move -q {far} {a}:{b}"))
+            .expect(1)
+            .says("no process");
+        let loud = cli.run(&format!("move -v {pid} {a}:{b} --range {range}"));
+        let loud = loud.expect(0).out;
+        for word in ["before", "after", "1.00 MiB"] {
+            assert!(loud.contains(word), "{word}: {loud}");
+        }
+        assert_eq!(target.nodes(0, PAGES), on(b));
+    });
+
+    tap.test("move --dry-run: before and afterwards", || {
+        let target = Target::start(&[&part, &format!("{b}:512")], 0);
+        let pid = target.pid();
+        let line = format!("move {pid} {a}:{c} {b}:{a} --dry-run");
+        let text = cli.run(&line).expect_all_but_shared();
+        for word in ["node", "before", "would be", "would move"] {
+            assert!(text.out.contains(word), "{word}: {}", text.out);
+        }
+        let json = cli.run(&format!("{line} --json")).json();
+        let on_node = |node: u32, when: &str| {
+            let all = json["nodes"].as_array().unwrap();
+            let found = all.iter().find(|n| n["node"] == node);
+            found.map_or(0, |n| n[when].as_u64().unwrap())
+        };
+        assert!(on_node(a, "before") >= PAGES as u64, "{json}");
+        assert!(on_node(b, "before") >= 512, "{json}");
+        assert!(on_node(a, "after") >= 512, "{json}");
+        assert!(on_node(c, "after") >= PAGES as u64, "{json}");
+        assert!(on_node(b, "after") < 512, "{json}");
+        assert_eq!(target.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("move: without room for all, nothing moves", || {
+        // More than the node has.
+        let meminfo = fs::read_to_string(format!("/sys/devices/system/node/node{b}/meminfo"));
+        let meminfo = meminfo.unwrap();
+        let total = meminfo.lines().find(|l| l.contains("MemTotal:")).unwrap();
+        let kib: usize = total.split_whitespace().nth(3).unwrap().parse().unwrap();
+        // A bit more than half of it on two nodes each.
+        let many = kib * 1024 / page() * 55 / 100;
+        let target = Target::start(&[&format!("{a}:{many}"), &format!("{c}:{many}")], 0);
+        let line = format!("move {} {a},{c}:{b}", target.pid());
+        let told = cli.run(&line);
+        let told = told.expect(1).says(&format!("node {b} has no room"));
+        assert_eq!(told.out, "");
+        told.says("--no-room-check");
+        let json = cli.run(&format!("{line} --json")).expect(1).json();
+        assert_eq!(json["error"]["kind"], "error");
+        assert_eq!(target.nodes(0, 1), [a as i32]);
+        cli.run(&format!("{line} --dry-run")).says("note: node");
+        // What can have room is no matter for the check, nor is a swap.
+        let line = format!("move {} {a}:{c} {c}:{a} --dry-run", target.pid());
+        let told = cli.run(&line);
+        assert!(!told.err.contains("no room"), "{}", told.err);
+    });
+
+    tap.test("move --rate: no faster, and all of it", || {
+        let many = 2048;
+        let mut target = Target::start(&[&format!("{a}:{many}")], 0);
+        let range = format!("{:#x}+{}", target.parts[0], many * page());
+        let line = format!("move {} {a}:{b} --range {range}", target.pid());
+        let begin = Instant::now();
+        // 8 MiB at 4 MiB a second.
+        let json = cli
+            .run(&format!("{line} --rate 4M --json"))
+            .expect(0)
+            .json();
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(1700), "{took:?}");
+        assert_eq!(json["moved"], many);
+        assert_eq!(json["pairs"][0]["moved"], many);
+        assert_eq!(json["already_moved"], 0);
+        assert_eq!(json["in_place"], 0);
+        assert_eq!(target.nodes(0, many), vec![b as i32; many]);
+        // Processes that are smaller than what moves at a time.
+        let small: Vec<Target> = (0..3).map(|_| Target::start(&[&part], 0)).collect();
+        let pids: Vec<String> = small.iter().map(|t| t.pid().to_string()).collect();
+        let begin = Instant::now();
+        let line = format!("move {} {a}:{b} --passes 1 --rate 1500K", pids.join(","));
+        cli.run(&line).expect(0);
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(1700), "{took:?}");
+        // A signal ends the pause, too.
+        let line = format!("move {} {b}:{a} --range {range} --rate 64K", target.pid());
+        let running = Running::start(&mut cli.command(&line.split(' ').collect::<Vec<_>>()));
+        let begin = Instant::now();
+        while target.nodes(0, 1) != [a as i32] {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing moves");
+        }
+        running.signal(libc::SIGINT);
+        let told = running.end().expect(130).says("interrupted");
+        assert!(told.out.contains("moved"), "{}", told.out);
+        assert_eq!(target.damaged(), 0);
+    });
+
+    tap.test("move --progress=json: lines for programs", || {
+        let many = 4096;
+        let target = Target::start(&[&format!("{a}:{many}")], 0);
+        let range = format!("{:#x}+{}", target.parts[0], many * page());
+        let line = format!(
+            "move {} {a}:{b} --range {range} --rate 8M --progress=json --json",
+            target.pid()
+        );
+        let told = cli.run(&line).expect(0);
+        assert_eq!(told.json()["moved"], many);
+        let events: Vec<_> = told.err.lines().map(schema::parse).collect();
+        assert!(events.len() >= 3, "{}", told.err);
+        let done: Vec<u64> = events.iter().map(|e| e["done"].as_u64().unwrap()).collect();
+        assert!(done.is_sorted(), "{done:?}");
+        for event in &events {
+            assert_eq!(event["total"], many);
+        }
+    });
+
+    tap.test("move --openmetrics: a file that is there at once", || {
+        let target = Target::start(&[&part], 0);
+        let file = format!("/tmp/page_migrate-{}.prom", std::process::id());
+        let line = format!(
+            "move {} {a}:{b} --range {} --openmetrics {file}",
+            target.pid(),
+            whole(&target, 0)
+        );
+        cli.run(&line).expect(0);
+        let text = fs::read_to_string(&file).unwrap();
+        let moved = format!(
+            "pagemigrate_last_moved_bytes{{to=\"named\"}} {}\n",
+            PAGES * page()
+        );
+        assert!(text.contains(&moved) && text.ends_with("# EOF\n"), "{text}");
+        fs::remove_file(file).unwrap();
+        let line = format!("move {} {b}:{a} --openmetrics /nonexistent/x", target.pid());
+        cli.run(&line).expect(1).says("cannot write the metrics");
+        assert_eq!(target.nodes(0, PAGES), on(a));
+    });
+
+    tap.test("migratepages: what numactl's takes", || {
+        let link = std::env::temp_dir().join(format!("pm-{}", std::process::id()));
+        fs::create_dir(&link).unwrap();
+        let name = link.join("migratepages");
+        std::os::unix::fs::symlink(&cli.program, &name).unwrap();
+        let target = Target::start(&[&part, &format!("{b}:{PAGES}")], 0);
+        let run = |words: &[&str]| done(Command::new(&name).args(words));
+        let pid = target.pid().to_string();
+        let told = run(&[&pid, &format!("{b},{a}"), &format!("{c}")]).expect(0);
+        assert_eq!((told.out.as_str(), told.err.as_str()), ("", ""));
+        assert_eq!(target.nodes(0, PAGES), on(c));
+        assert_eq!(target.nodes(1, PAGES), on(c));
+        run(&[&pid, "x", "0"]).expect(2).says("not a node number");
+        run(&[&pid]).expect(2).says("usage: migratepages");
+        assert!(run(&["--help"]).expect(0).out.contains("FROM-NODES"));
+        fs::remove_dir_all(link).unwrap();
+    });
+
+    tap.test("show: several processes, names, groups, mappings", || {
+        let group = Cgroup::new("");
+        let one = Target::start(&[&part], 0);
+        let two = Target::start(&[&format!("{b}:512")], 0);
+        for target in [&one, &two] {
+            group.enter(target.pid());
+        }
+        let both = format!("show {},{}", one.pid(), two.pid());
+        let text = cli.run(&both).expect(0).out;
+        for word in ["process", "test_cli", "all", &one.pid().to_string()] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let in_group = format!("show --cgroup {}", group.path().display());
+        for line in [both, in_group] {
+            let json = cli.run(&format!("{line} --json")).expect(0).json();
+            let all = json["processes"].as_array().unwrap();
+            assert_eq!(all.len(), 2, "{json}");
+            let sum: u64 = all.iter().map(|p| p["total"].as_u64().unwrap()).sum();
+            assert_eq!(json["total"], sum);
+        }
+        let json = cli.run("show test_cli --json").expect(0).json();
+        let names = json["processes"].as_array().unwrap().iter();
+        assert!(
+            names.filter(|p| p["name"] == "test_cli").count() >= 2,
+            "{json}"
+        );
+        cli.run("show no-such-name").expect(1).says("no-such-name");
+        cli.run("show").expect(2).says("no process is named");
+        let line = format!("show {} --maps", one.pid());
+        let text = cli.run(&line).expect(0).out;
+        assert!(text.contains(&format!("{:x}", one.parts[0])), "{text}");
+        let json = cli.run(&format!("{line} --json")).expect(0).json();
+        let maps = json["processes"][0]["maps"].as_array().unwrap().clone();
+        let part = maps.iter().find(|m| m["start"] == one.parts[0]).unwrap();
+        assert_eq!(part["total"], PAGES * page());
+        // Until it has exited.
+        let line = format!("show {} --watch=0.2 --json", one.pid());
+        let mut running = Running::start(&mut cli.command(&line.split(' ').collect::<Vec<_>>()));
+        assert!(running.stays());
+        sleep(Duration::from_secs(3));
+        drop(one);
+        let told = running.end().expect(0);
+        assert!(told.out.lines().count() >= 2, "{}", told.out);
+        told.out.lines().for_each(|line| drop(schema::parse(line)));
+        drop((two, group));
     });
 
     tap.test("move: wildcards", || {
@@ -313,9 +565,13 @@ fn main() {
         signal(child.id(), libc::SIGINT);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(output.status.code(), Some(130), "{said}");
         assert!(said.contains("interrupted"), "{said}");
-        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // The whole command, as it can be pasted.
+        let next = format!("  {} {line}\n", cli.program.display());
+        assert!(said.ends_with(&next), "{said}");
+        let json = schema::parse(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!(json["exit_status"], 130);
         assert_eq!(json["stopped_by"], "interrupted");
         let moved = json["moved"].as_u64().unwrap();
         let seen = target.nodes(0, many);
@@ -343,7 +599,7 @@ fn main() {
             running.signal(number);
             assert!(running.stays(), "the call hangs, and so does the command");
             device.fail(libc::EINTR);
-            let told = running.end().expect(1);
+            let told = running.end().expect(130);
             told.says("interrupted before any page has moved");
         }
     });
@@ -497,9 +753,22 @@ fn main() {
         {
             cli.run(&format!("move {pid} {a}:{empty}"))
                 .expect(1)
-                .says(&format!("new node {empty} is offline or has no memory"));
+                .says(&format!("node {empty} has no memory"))
+                .says("Nodes with memory: ");
+            // That nothing can move away from it is said, and no error.
+            cli.run(&format!("move {pid} {empty}:{a} --dry-run"))
+                .expect(0)
+                .says(&format!("note: node {empty} has no memory"));
         }
-        cli.run(&format!("move {pid} {a}:{far}")).expect(1);
+        let here = CpuSet::from_iter(sysfs_nodes("online").into_iter().map(|n| n as usize));
+        for map in [format!("{a}:{far}"), format!("{far}:{a}")] {
+            cli.run(&format!("move {pid} {map}"))
+                .expect(1)
+                .says(&format!("no such node: {far}. This machine has {here}"));
+        }
+        cli.run(&format!("move {pid} {a}:{a} --dry-run"))
+            .expect(0)
+            .says("moves nothing");
         // The kernel's first thread.
         cli.run(&format!("move 2 {a}:{b}"))
             .expect(1)
@@ -521,6 +790,12 @@ fn main() {
             .says("cpuset")
             .says(&format!("new node {c} is outside"));
         assert_eq!(target.nodes(0, PAGES), on(a));
+        // One that does not exist is not the cpuset's fault.
+        let far = sysfs_nodes("possible").into_iter().max().unwrap() + 1;
+        let told = cli
+            .run(&format!("move {} {a}:{far}", target.pid()))
+            .expect(1);
+        assert!(!told.err.contains("cpuset"), "{}", told.err);
         let range = whole(&target, 0);
         let line = format!("move {} {a}:{b} --range {range}", target.pid());
         cli.run(&line).expect(0);
@@ -548,9 +823,22 @@ fn main() {
             assert_eq!(done.out, "", "{line}");
             assert!(!done.err.is_empty(), "{line}");
         }
-        cli.run(&format!("move {pid} 0:2,1:3"))
-            .expect(2)
-            .says("0,1:2,3");
+        for (line, hint) in [
+            (format!("move {pid} 0:2,1:3"), "0,1:2,3".to_owned()),
+            (
+                format!("move {pid} 0-1 2-3"),
+                format!("pagemigrate move {pid} 0-1:2-3"),
+            ),
+            (format!("move {pid} 0->2"), "write 0:2".into()),
+            (format!("move {pid} 0:1 0->2"), "write 0:2".into()),
+            (format!("move {pid} 0-"), "the shell took the '>'".into()),
+        ] {
+            let told = cli.run(&line).expect(2).says(&hint);
+            assert!(told.err.starts_with("pagemigrate: "), "{}", told.err);
+            let json = cli.run(&format!("{line} --json")).expect(2).json();
+            assert_eq!(json["error"]["kind"], "usage");
+            assert_eq!(json["error"]["exit_status"], 2);
+        }
     });
 
     tap.test("show: what numa_maps says", || {
@@ -634,6 +922,21 @@ fn main() {
         cli.args(&["mark", "/proc/self/status", "none"])
             .expect(1)
             .says("cannot mark");
+        cli.args(&["mark", "/nonexistent"])
+            .expect(1)
+            .says("cannot read the mark of");
+        cli.args(&["mark", "/dev/shm", "none"])
+            .expect(1)
+            .says("is a folder");
+        cli.args(&["mark", &file, "lib"]).expect(0);
+        let json = cli.args(&["mark", &file, "--json"]).expect(0).json();
+        assert_eq!(json["marks"]["user.migrate"], "lib");
+        assert_eq!(json["effect"], "lib");
+        let json = cli
+            .args(&["mark", "/nonexistent", "--json"])
+            .expect(1)
+            .json();
+        assert_eq!(json["command"], "mark");
         fs::remove_file(file).unwrap();
     });
 
@@ -665,6 +968,14 @@ fn main() {
         done(Command::new("unshare").args(["--mount", "sh", "-c", &line]))
             .expect(1)
             .says("insmod");
+        // A node of the device that nothing serves, as a container may have.
+        let line = format!(
+            "mount -t tmpfs none /dev && mknod /dev/page_migrate c 10 254 && exec {} info --json",
+            cli.program.display()
+        );
+        let told = done(Command::new("unshare").args(["--mount", "sh", "-c", &line]));
+        let told = told.expect(1).says("no module serves it");
+        assert_eq!(told.json()["command"], "info");
     });
 
     clean_up();

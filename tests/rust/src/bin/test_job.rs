@@ -710,7 +710,14 @@ fn main() {
         ] {
             for option in ["", " --json", " --dry-run"] {
                 let told = cli.run(&format!("move {words} {a}:{b}{option}"));
-                assert_eq!(told.expect(1).says(&named).out, "", "{words}{option}");
+                let told = told.expect(1).says(&named);
+                if option == " --json" {
+                    let json = told.json();
+                    let message = json["error"]["message"].as_str().unwrap();
+                    assert!(message.contains(&named), "{json}");
+                } else {
+                    assert_eq!(told.out, "", "{words}{option}");
+                }
             }
         }
         assert_eq!(target.nodes(0, PAGES), on(a));
@@ -901,10 +908,10 @@ fn main() {
         let pid = own_program(); // no process
         for (line, hint) in [
             ("move 1,2 0:1 --range 0x1000+4K".to_owned(), "--range"),
-            ("move --children 0:1".to_owned(), "no process"),
+            ("move --children 0:1".to_owned(), "no process is named"),
             ("move 0:1".to_owned(), "no process"),
             ("move 1 0:1 --passes 0".to_owned(), "passes"),
-            (format!("move {} 0:1", pid.display()), "no process ID"),
+            (format!("move {} 0:1", pid.display()), "not a process ID"),
         ] {
             let told = cli.run(&line).expect(2).says(hint);
             assert_eq!(told.out, "", "{line}");

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `pagemigrate move`
+//! A job at work: its processes, the passes over them, and each call.
 
-use std::io::{self, IsTerminal};
+pub(crate) mod pace;
+pub(crate) mod room;
+pub(crate) mod threads;
+
 use std::os::fd::AsFd;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use page_migrate::{
-    overlaps, page_size, Device, Error, Machine, NodeMap, Outcome, Range, Request, Stop, Target,
+    overlaps, Device, Error, Machine, NodeMap, Outcome, Placement, Range, Request, Stop, Target,
 };
 
-use crate::processes::{Process, Selection};
-use crate::report::Report;
-use crate::signals::Signals;
-use crate::threads::Threads;
-use crate::{explain, text, Failure, MoveArgs};
+use crate::cli::MoveArgs;
+use crate::errors;
+use crate::exit::Failure;
+use crate::job::pace::Pace;
+use crate::job::room::{Load, Room};
+use crate::job::threads::Threads;
+use crate::proc::{resident, status_field, Process, Selection};
 
 /// What is busy now may not be so a little later.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -67,103 +69,20 @@ impl Member {
 }
 
 /// A job at work.
-struct Work<'a> {
-    device: &'a Device,
+pub(crate) struct Work<'a> {
+    pub(crate) device: &'a Device,
     /// What every call asks for; only the process differs.
-    request: Request<'static>,
-    map: &'a NodeMap,
-    args: &'a MoveArgs,
-    selection: &'a Selection,
-    interrupted: &'a AtomicBool,
+    pub(crate) request: Request<'static>,
+    pub(crate) map: &'a NodeMap,
+    pub(crate) args: &'a MoveArgs,
+    pub(crate) selection: &'a Selection,
+    pub(crate) interrupted: &'a AtomicBool,
     /// Pages that are done with, though they did not move, for the bar.
-    settled: &'a AtomicU64,
-    threads: Option<Threads>,
-    members: Vec<Member>,
-    passes: u32,
-}
-
-pub(crate) fn run(args: &MoveArgs) -> Result<ExitCode, Failure> {
-    let (selection, map) = args.resolve()?;
-    let machine = Machine::read().map_err(|e| format!("cannot read the machine's nodes: {e}"))?;
-    let map = NodeMap::parse(&map, &machine)
-        .map_err(|e| Failure::Usage(format!("{e}\nTry 'pagemigrate move --help'.")))?;
-    if args.range.is_some() && !selection.is_single() {
-        return Err(Failure::Usage(
-            "--range is for one process: each has addresses of its own".into(),
-        ));
-    }
-    let device = Device::open().map_err(|e| explain::device(&e))?;
-    let threads = args
-        .threads
-        .then(|| Threads::new(map.pairs(), args.dry_run))
-        .transpose()
-        .map_err(|e| format!("cannot read the nodes' CPUs: {e}"))?;
-
-    // A signal ends the call, not the command: what has been done is told.
-    let signals = Signals::catch().map_err(|e| format!("cannot catch signals: {e}"))?;
-    let settled = AtomicU64::new(0);
-    let mut work = Work {
-        device: &device,
-        request: Request::new(Target::Myself)
-            .pairs(map.pairs())
-            .range(args.range.unwrap_or_default())
-            .dry_run(args.dry_run)
-            .strict(args.strict)
-            .exclusive(args.exclusive)
-            .keep_policy(args.keep_policy),
-        map: &map,
-        args,
-        selection: &selection,
-        interrupted: signals.flag(),
-        settled: &settled,
-        threads,
-        members: selection.named().into_iter().map(Member::new).collect(),
-        passes: 0,
-    };
-    let bar = OnceLock::new();
-    let elapsed = signals.watch(
-        || {
-            if let Some(bar) = bar.get() {
-                show_progress(bar, &device, &settled);
-            }
-        },
-        || {
-            work.find();
-            work.check()?;
-            let begin = Instant::now();
-            if io::stderr().is_terminal() && !args.dry_run {
-                let total = work.selected();
-                bar.get_or_init(|| progress_bar(total));
-            }
-            work.run();
-            Ok::<_, Failure>(begin.elapsed())
-        },
-    )?;
-    if let Some(bar) = bar.get() {
-        bar.finish_and_clear();
-    }
-
-    let report = Report {
-        map: &map,
-        dry_run: args.dry_run,
-        range: args.range.unwrap_or_default(),
-        interrupted: signals.came(),
-        single: selection.is_single(),
-        members: &work.members,
-        threads: work.threads.as_ref(),
-        passes: work.passes,
-        elapsed,
-    };
-    let printed = text::print(&if args.json {
-        report.to_json()
-    } else {
-        report.to_text()
-    });
-    for line in report.troubles() {
-        text::complain(&line);
-    }
-    printed?;
-    Ok(ExitCode::from(report.exit_status()))
+    pub(crate) settled: &'a AtomicU64,
+    pub(crate) threads: Option<Threads>,
+    pub(crate) pace: Option<Pace>,
+    pub(crate) members: Vec<Member>,
+    pub(crate) passes: u32,
 }
 
 impl Work<'_> {
@@ -172,7 +91,7 @@ impl Work<'_> {
     }
 
     /// Takes in what belongs to the job by now.
-    fn find(&mut self) {
+    pub(crate) fn find(&mut self) {
         // The number of a process that has exited may be another's by now.
         for member in self.members.iter_mut().filter(|m| !m.exited) {
             if member.process.is_gone() {
@@ -186,7 +105,7 @@ impl Work<'_> {
     }
 
     /// Whether each process can be moved at all, before anything has happened.
-    fn check(&mut self) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self) -> Result<(), Failure> {
         let mut troubles: Vec<String> = Vec::new();
         let mut missing = Vec::new();
         for member in &mut self.members {
@@ -203,7 +122,7 @@ impl Work<'_> {
                 Err(Error::NoSuchProcess) => missing.push(member.process.pid),
                 Err(e) => {
                     let in_part = self.args.range.is_some();
-                    let trouble = explain::call(&e, member.process.pid, self.map, in_part);
+                    let trouble = errors::call(&e, member.process.pid, self.map, in_part);
                     if !troubles.contains(&trouble) {
                         troubles.push(trouble);
                     }
@@ -211,7 +130,7 @@ impl Work<'_> {
             }
         }
         if !missing.is_empty() {
-            troubles.insert(0, explain::no_processes(&missing));
+            troubles.insert(0, errors::no_processes(&missing));
         }
         if !troubles.is_empty() {
             return Err(Failure::Error(troubles.join("\n")));
@@ -219,27 +138,75 @@ impl Work<'_> {
         if self.members.iter().all(|m| m.exited) {
             return Err(Failure::Error(match &self.members[..] {
                 [] => "there is no process in what was named".into(),
-                [one] => explain::no_process(one.process.pid),
+                [one] => errors::no_process(one.process.pid),
                 all => format!("no process is left: none of the {} exists", all.len()),
             }));
         }
         Ok(())
     }
 
-    /// Mappings of pages that the first pass will meet on old nodes.
-    fn selected(&self) -> u64 {
+    /// Says what is missing where the new nodes cannot have room, before anything has moved.
+    pub(crate) fn check_room(&self) -> Option<String> {
+        let machine = Machine::read().ok()?;
+        let pairs = self.map.pairs();
+        let nodes = room::new_nodes(pairs, &machine);
+        let rooms: Vec<Room> = nodes.into_iter().filter_map(Room::read).collect();
+        // Most jobs are smaller than what is free: then nobody has to count.
+        let alive = || self.members.iter().filter(|m| !m.is_over());
+        let size = |m: &Member| {
+            let field = |name: &str| {
+                let text = status_field(m.process.tgid, name)?;
+                let number = text.split_whitespace().next()?.parse::<u64>().ok()?;
+                number.checked_mul(1024)
+            };
+            field("VmRSS").unwrap_or(u64::MAX)
+        };
+        let all = alive().map(size).fold(0, u64::saturating_add);
+        if rooms.is_empty() || rooms.iter().all(|room| room.free > all) {
+            return None;
+        }
+        let request = self.request.clone().dry_run(true);
+        let mut loads = Vec::new();
+        for member in alive() {
+            if self.interrupted() {
+                return None;
+            }
+            // What cannot be counted needs no room, as far as anybody can be certain.
+            let would = with_target(&member.process, |target| {
+                self.device.migrate(&request.clone().target(target))
+            });
+            if let (Ok(would), Some(resident)) = (would, resident(member.process.tgid)) {
+                loads.push(Load {
+                    moved_by_pair: would.moved_by_pair,
+                    resident,
+                });
+            }
+        }
+        room::lacking(pairs, self.args.strict, &loads, &rooms)
+    }
+
+    /// Mappings of pages on each node, of all processes together.
+    pub(crate) fn placement(&self) -> Placement {
         let range = self.args.range.unwrap_or_default();
-        self.members
+        let mut sum = Placement { pages: Vec::new() };
+        let placements = self
+            .members
             .iter()
+            .filter(|m| !m.exited)
             .take_while(|_| !self.interrupted())
             .filter_map(|m| {
                 with_target(&m.process, |target| self.device.placement(target, range)).ok()
-            })
-            .map(|placement| placement.selected(self.map.pairs()))
-            .fold(0, u64::saturating_add)
+            });
+        for one in placements {
+            sum.pages.resize(sum.pages.len().max(one.pages.len()), 0);
+            for (all, n) in sum.pages.iter_mut().zip(one.pages) {
+                *all = all.saturating_add(n);
+            }
+        }
+        sum
     }
 
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         // What a dry run counts it counts again in the next pass.
         let passes = if self.args.dry_run {
             1
@@ -315,54 +282,144 @@ impl Work<'_> {
         again || (moved && !overlaps(self.map.pairs()))
     }
 
+    /// One call, or as many as the pace allows, for the range of one process.
     fn call(&mut self, index: usize) -> Option<Outcome> {
         let mut tries = 0;
-        while !self.members[index].is_over() {
-            let member = &mut self.members[index];
-            match with_target(&member.process, |target| {
-                self.device.migrate(&self.request.clone().target(target))
-            }) {
+        let mut walk = Walk::new(self.args.range.unwrap_or_default());
+        loop {
+            let member = self.members.get(index)?;
+            if member.is_over() {
+                break;
+            }
+            let mut request = self.request.clone().range(walk.range);
+            if let Some(pace) = &self.pace {
+                request = request.max_pages(pace.pages());
+            }
+            let done = with_target(&member.process, |target| {
+                self.device.migrate(&request.target(target))
+            });
+            match done {
                 Ok(outcome) => {
-                    let mut sum = outcome.clone();
+                    let counts = &outcome.counts;
+                    let settled =
+                        counts.already_moved + counts.exempt + counts.gone + counts.left_behind();
+                    self.settled.fetch_add(settled, Ordering::Relaxed);
+                    let moved = counts.total_moved();
+                    let stop = outcome.stop;
+                    walk.add(outcome);
+                    // The last part, and a small process, count for the pace as well.
+                    let interrupted = self.interrupted;
+                    let pace = self.pace.as_mut();
+                    let in_time = pace.is_some_and(|pace| pace.wait(moved, interrupted));
+                    if stop == Stop::Limit && in_time {
+                        walk.go_on();
+                        continue;
+                    }
+                    // Then the call has ended early, and counted what it did.
+                    let exited = self.has_exited(&self.members.get(index)?.process);
+                    let interrupted = self.interrupted();
+                    let member = self.members.get_mut(index)?;
+                    let mut sum = walk.sum.clone()?;
                     // A dry run has left all for the next call to count.
                     if let (Some(earlier), false) = (&member.outcome, self.args.dry_run) {
                         sum.add_earlier(earlier);
                     }
                     member.outcome = Some(sum);
                     member.calls = member.calls.saturating_add(1);
-                    let counts = &outcome.counts;
-                    let settled =
-                        counts.already_moved + counts.exempt + counts.gone + counts.left_behind();
-                    self.settled.fetch_add(settled, Ordering::Relaxed);
-                    // Then the call has ended early, and counted what it did.
-                    if self.has_exited(&self.members[index].process) {
-                        self.members[index].exit();
+                    if exited {
+                        member.exit();
                     }
-                    // Not by one of our signals: this command was stopped,
-                    // and goes on.
-                    if outcome.stop == Stop::Interrupted && !self.interrupted() {
+                    if stop == Stop::Interrupted && !interrupted {
+                        // Not by one of our signals: this command was stopped,
+                        // and goes on.
+                        walk = Walk::new(self.args.range.unwrap_or_default());
                         continue;
                     }
-                    return Some(outcome);
+                    return walk.sum;
                 }
+                // Where only whole ranges are allowed, it starts from the beginning, and meets
+                // what has moved once more.
+                Err(Error::InvalidArgument) if walk.has_gone_on() => walk.start_again(),
                 // An execve() gave the process another address space meanwhile.
                 Err(Error::NoSuchProcess)
-                    if tries < TRIES
-                        && !member.process.is_gone()
-                        && !self.interrupted.load(Ordering::Relaxed) =>
+                    if tries < TRIES && !member.process.is_gone() && !self.interrupted() =>
                 {
                     tries += 1;
                     thread::sleep(PAUSE);
                 }
-                Err(Error::NoSuchProcess) => member.exit(),
                 Err(e) => {
                     let in_part = self.args.range.is_some();
-                    let pid = member.process.pid;
-                    member.error = Some(explain::call(&e, pid, self.map, in_part));
+                    let member = self.members.get_mut(index)?;
+                    // What earlier calls of this walk have done is done.
+                    if let Some(mut sum) = walk.sum.take() {
+                        if let Some(earlier) = &member.outcome {
+                            sum.add_earlier(earlier);
+                        }
+                        member.outcome = Some(sum);
+                    }
+                    if matches!(e, Error::NoSuchProcess) {
+                        member.exit();
+                    } else {
+                        let pid = member.process.pid;
+                        member.error = Some(errors::call(&e, pid, self.map, in_part));
+                    }
                 }
             }
         }
         None
+    }
+}
+
+/// The calls for one range, one after the other.
+struct Walk {
+    whole: Range,
+    /// What the next call is about.
+    range: Range,
+    /// What they did.
+    sum: Option<Outcome>,
+    /// Each call begins where the one before has stopped.
+    in_parts: bool,
+}
+
+impl Walk {
+    fn new(range: Range) -> Self {
+        Walk {
+            whole: range,
+            range,
+            sum: None,
+            in_parts: true,
+        }
+    }
+
+    fn add(&mut self, mut outcome: Outcome) {
+        if let Some(earlier) = &self.sum {
+            if self.range == self.whole {
+                outcome.add_earlier(earlier);
+            } else {
+                outcome.add_part(earlier);
+            }
+        }
+        self.sum = Some(outcome);
+    }
+
+    fn go_on(&mut self) {
+        if let (true, Some(sum)) = (self.in_parts, &self.sum) {
+            let end = self.whole.end();
+            let start = sum.resume_va.clamp(self.whole.start, end);
+            self.range = Range {
+                start,
+                len: end - start,
+            };
+        }
+    }
+
+    fn has_gone_on(&self) -> bool {
+        self.range != self.whole
+    }
+
+    fn start_again(&mut self) {
+        self.in_parts = false;
+        self.range = self.whole;
     }
 }
 
@@ -380,33 +437,4 @@ fn with_target<T>(
         Some(fd) => work(Target::Pidfd(fd.as_fd())),
         None => work(Target::Pid(process.pid)),
     }
-}
-
-/// Moves the bar.
-fn show_progress(bar: &ProgressBar, device: &Device, settled: &AtomicU64) {
-    let Ok(progress) = device.progress() else {
-        return;
-    };
-    let mut done = progress
-        .moved
-        .saturating_add(settled.load(Ordering::Relaxed));
-    if progress.running {
-        done = done.saturating_add(progress.left);
-    }
-    let done = done.saturating_mul(page_size());
-    // Later passes meet the same pages again.
-    bar.set_position(done.max(bar.position()).min(bar.length().unwrap_or(done)));
-    if progress.left > 0 {
-        bar.set_message(format!("{} left behind", progress.left));
-    }
-}
-
-fn progress_bar(total: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total.saturating_mul(page_size()));
-    if let Ok(style) = ProgressStyle::with_template(
-        "{bar:40} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  eta {eta}  {msg}",
-    ) {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -9,7 +9,7 @@ use page_migrate::cpus::{affinity, set_affinity, CpuSet, Topology};
 use page_migrate::Pair;
 use serde_json::{json, Value};
 
-use crate::processes::{self, Process};
+use crate::proc::{self, Process};
 
 /// A thread that was to get other CPUs.
 #[derive(Debug)]
@@ -69,8 +69,8 @@ impl Threads {
             let mut new = 0;
             for process in processes.clone() {
                 let mut allowed = None;
-                for tid in processes::threads(process.tgid) {
-                    let Some(stat) = processes::thread_stat(process.tgid, tid) else {
+                for tid in proc::threads(process.tgid) {
+                    let Some(stat) = proc::thread_stat(process.tgid, tid) else {
                         continue;
                     };
                     if !self.seen.insert((tid, stat.begun)) {
@@ -113,7 +113,7 @@ impl Threads {
     /// The CPUs that a thread without a mask of its own can have.
     fn allowed(&self, tgid: i32) -> CpuSet {
         let all = self.topology.all_cpus();
-        match processes::cpuset_cpus(tgid).and_then(|list| CpuSet::parse(&list)) {
+        match proc::cpuset_cpus(tgid).and_then(|list| CpuSet::parse(&list)) {
             Some(cpus) if !cpus.is_empty() => cpus.intersection(&all),
             _ => all,
         }

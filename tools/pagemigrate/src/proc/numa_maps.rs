@@ -126,24 +126,44 @@ pub(crate) fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Adds up the lines of numa_maps.
-pub(crate) fn parse(numa_maps: &str, mounts: &Mounts) -> Usage {
-    let mut usage = Usage::default();
-    for line in numa_maps.lines() {
+/// A line of numa_maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) start: u64,
+    pub(crate) policy: String,
+    pub(crate) kind: Kind,
+    pub(crate) file: Option<String>,
+    /// Bytes by node.
+    pub(crate) nodes: BTreeMap<u32, u64>,
+}
+
+impl Mapping {
+    pub(crate) fn total(&self) -> u64 {
+        self.nodes.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    fn parse(line: &str, mounts: &Mounts) -> Option<Self> {
+        let mut words = line.split(' ');
+        let start = u64::from_str_radix(words.next()?, 16).ok()?;
+        let policy = words.next()?.to_owned();
         let mut kind = Kind::Anon;
+        let mut file = None;
         let mut anon = 0;
-        let mut page_kb = 4;
-        let mut nodes: Vec<(u32, u64)> = Vec::new();
-        // The first two words are the address and the policy.
-        for word in line.split(' ').skip(2) {
+        let mut page_kb = 4u64;
+        let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+        for word in words {
             match word.split_once('=') {
-                Some(("file", path)) => kind = kind_of_file(&unescape(path), mounts),
+                Some(("file", path)) => {
+                    let path = unescape(path);
+                    kind = kind_of_file(&path, mounts);
+                    file = Some(path);
+                }
                 Some(("anon", n)) => anon = n.parse().unwrap_or(0),
                 Some(("kernelpagesize_kB", n)) => page_kb = n.parse().unwrap_or(page_kb),
                 Some((key, n)) => {
                     let node = key.strip_prefix('N').and_then(|id| id.parse().ok());
                     if let (Some(node), Ok(n)) = (node, n.parse()) {
-                        nodes.push((node, n));
+                        pages.insert(node, n);
                     }
                 }
                 None if word == "heap" => kind = Kind::Heap,
@@ -153,20 +173,60 @@ pub(crate) fn parse(numa_maps: &str, mounts: &Mounts) -> Usage {
             }
         }
         // A private mapping of a file of which only own copies are present.
-        let pages: u64 = nodes.iter().map(|(_, n)| n).sum();
-        if kind == Kind::File && anon == pages {
+        let sum = pages.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        if kind == Kind::File && anon == sum {
             kind = Kind::Anon;
         }
-        for (node, n) in nodes {
-            *usage
-                .nodes
-                .entry(node)
-                .or_default()
-                .entry(kind)
-                .or_default() += n.saturating_mul(page_kb).saturating_mul(1024);
+        let in_bytes = |n: u64| n.saturating_mul(page_kb).saturating_mul(1024);
+        Some(Mapping {
+            start,
+            policy,
+            kind,
+            file,
+            nodes: pages
+                .into_iter()
+                .map(|(node, n)| (node, in_bytes(n)))
+                .collect(),
+        })
+    }
+}
+
+/// The lines of numa_maps.
+pub(crate) fn mappings(numa_maps: &str, mounts: &Mounts) -> Vec<Mapping> {
+    let lines = numa_maps.lines();
+    lines
+        .filter_map(|line| Mapping::parse(line, mounts))
+        .collect()
+}
+
+impl Usage {
+    /// Adds up mappings.
+    pub(crate) fn of(mappings: &[Mapping]) -> Self {
+        let mut usage = Usage::default();
+        for mapping in mappings {
+            for (node, bytes) in &mapping.nodes {
+                let kinds = usage.nodes.entry(*node).or_default();
+                let sum = kinds.entry(mapping.kind).or_default();
+                *sum = sum.saturating_add(*bytes);
+            }
+        }
+        usage
+    }
+
+    /// Adds another process's.
+    pub(crate) fn add(&mut self, other: &Usage) {
+        for (node, kinds) in &other.nodes {
+            for (kind, bytes) in kinds {
+                let sum = self
+                    .nodes
+                    .entry(*node)
+                    .or_default()
+                    .entry(*kind)
+                    .or_default();
+                *sum = sum.saturating_add(*bytes);
+            }
         }
     }
-    usage
 }
 
 fn kind_of_file(path: &str, mounts: &Mounts) -> Kind {
@@ -207,6 +267,30 @@ mod tests {
 7ffc00000000 default stack anon=6 dirty=6 N0=6 kernelpagesize_kB=4
 7ffc00100000 default
 ";
+
+    fn parse(text: &str, mounts: &Mounts) -> Usage {
+        Usage::of(&mappings(text, mounts))
+    }
+
+    #[test]
+    fn mappings_one_by_one() {
+        let all = mappings(NUMA_MAPS, &Mounts::parse(MOUNTS));
+        assert_eq!(all.len(), 12);
+        let shm = &all[4];
+        assert_eq!(shm.start, 0x7f00_0010_0000);
+        assert_eq!(shm.file.as_deref(), Some("/dev/shm/x"));
+        assert_eq!((shm.kind, shm.total()), (Kind::Shm, 4 * 4096));
+        assert_eq!(all[3].policy, "bind:2");
+    }
+
+    #[test]
+    fn usages_add_up() {
+        let one = parse(NUMA_MAPS, &Mounts::parse(MOUNTS));
+        let mut two = parse(NUMA_MAPS, &Mounts::parse(MOUNTS));
+        two.add(&one);
+        assert_eq!(two.total(), 2 * one.total());
+        assert_eq!(two.get(1, Kind::Huge), 8 << 20);
+    }
 
     #[test]
     fn kinds_and_nodes() {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The processes of a job: named ones, descendants, control groups.
+//! Processes, as /proc shows them: named ones, descendants, control groups.
+
+pub(crate) mod numa_maps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +12,27 @@ use std::path::{Path, PathBuf};
 
 use page_migrate::open_pidfd;
 
-use crate::explain::read;
-use crate::{explain, numa_maps, Failure};
+use crate::exit::Failure;
+use crate::term;
+
+/// A text of /proc. Names need not be UTF-8.
+pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
+}
+
+/// A field of /proc/PID/status.
+pub(crate) fn status_field(pid: i32, field: &str) -> Option<String> {
+    let status = read(format!("/proc/{pid}/status"))?;
+    status.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == field).then(|| value.trim().to_owned())
+    })
+}
+
+/// The name of a process. Whoever gave it must not have it control a terminal.
+pub(crate) fn name(pid: i32) -> Option<String> {
+    status_field(pid, "Name").map(|name| name.replace(char::is_control, "?"))
+}
 
 /// A process, and proof that it is still the same one.
 #[derive(Debug)]
@@ -30,7 +51,7 @@ impl Process {
         Process {
             pid,
             tgid,
-            name: explain::name(tgid),
+            name: name(tgid),
             begun: stat(tgid).map(|s| s.begun),
         }
     }
@@ -57,14 +78,17 @@ impl Process {
     /// "process 12 (cat)"
     pub(crate) fn title(&self) -> String {
         match &self.name {
-            Some(name) => format!("process {} ({name})", self.pid),
+            Some(name) => {
+                let name = term::shown(name, term::is_utf8());
+                format!("process {} ({name})", self.pid)
+            }
             None => format!("process {}", self.pid),
         }
     }
 }
 
 fn tgid(pid: i32) -> i32 {
-    explain::status_field(pid, "Tgid")
+    status_field(pid, "Tgid")
         .and_then(|text| text.parse().ok())
         .unwrap_or(pid)
 }
@@ -108,6 +132,47 @@ fn numbers(folder: impl AsRef<Path>) -> Vec<i32> {
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The processes that have a name, as ps(1) shows it.
+pub(crate) fn named(wanted: &str) -> Vec<i32> {
+    numbers("/proc")
+        .into_iter()
+        .filter(|pid| name(*pid).is_some_and(|name| name == wanted))
+        .collect()
+}
+
+/// How much memory a process has, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resident {
+    /// Whatever it maps.
+    pub(crate) all: u64,
+    /// The same, with each page divided by the number of its mappings.
+    pub(crate) share: u64,
+    /// Pages of hugetlbfs, which are in neither number.
+    pub(crate) huge: u64,
+}
+
+/// What /proc tells of a process.
+pub(crate) fn resident(pid: i32) -> Option<Resident> {
+    let rollup = read(format!("/proc/{pid}/smaps_rollup"))?;
+    let status = read(format!("/proc/{pid}/status"))?;
+    parse_resident(&rollup, &status)
+}
+
+fn parse_resident(rollup: &str, status: &str) -> Option<Resident> {
+    Some(Resident {
+        all: kilobytes(rollup, "Rss:")?,
+        share: kilobytes(rollup, "Pss:")?,
+        huge: kilobytes(status, "HugetlbPages:").unwrap_or(0),
+    })
+}
+
+/// A line like "Rss:  12 kB", in bytes.
+pub(crate) fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    let number = lines.next()?.split_whitespace().next()?;
+    number.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The threads of a process.
@@ -168,7 +233,7 @@ fn is_dead(tgid: i32, stat: &Stat) -> bool {
 /// Whether it is neither dead nor a kernel thread.
 fn can_move(tgid: i32) -> bool {
     stat(tgid).is_some_and(|stat| {
-        let has_memory = || explain::status_field(tgid, "VmSize").is_some();
+        let has_memory = || status_field(tgid, "VmSize").is_some();
         !is_dead(tgid, &stat) && (stat.state == 'Z' || has_memory())
     })
 }
@@ -319,6 +384,19 @@ mod tests {
         fs::write(&comm, name).unwrap();
         assert_eq!(told, format!("process {me} (\u{fffd}x?[2J)"));
         assert!(movable);
+    }
+
+    #[test]
+    fn sizes() {
+        let text = "7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss:   40 kB\nPss:    10 kB\nPss_Dirty: 1 kB\n";
+        let told = Resident {
+            all: 40 << 10,
+            share: 10 << 10,
+            huge: 2048 << 10,
+        };
+        let status = "Name:\tx\nHugetlbPages:\t    2048 kB\n";
+        assert_eq!(parse_resident(text, status), Some(told));
+        assert_eq!(parse_resident("Rss: x kB\n", status), None);
     }
 
     #[test]

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How far a move is, while it is at work.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use page_migrate::{page_size, Device};
+use serde_json::json;
+
+use super::SCHEMA;
+use crate::cli::ProgressKind;
+use crate::term;
+
+/// How often programs are told.
+const EACH: Duration = Duration::from_millis(500);
+
+/// What a terminal writes for Ctrl-C must not begin a new line: the rest of the bar would stay.
+const ECHO: usize = 3;
+
+/// Where it is shown.
+pub(crate) enum Progress {
+    Bar(ProgressBar),
+    Lines { begun: Instant, next: Instant },
+}
+
+/// How much there is, in pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Amount {
+    pub(crate) total: u64,
+    /// What is done with, though it did not move.
+    pub(crate) settled: u64,
+}
+
+impl Progress {
+    /// None where nobody wants it, or could see it.
+    pub(crate) fn new(kind: ProgressKind, quiet: bool, total: u64) -> Option<Self> {
+        match kind {
+            ProgressKind::None => None,
+            ProgressKind::Json => Some(Progress::Lines {
+                begun: Instant::now(),
+                next: Instant::now(),
+            }),
+            ProgressKind::Auto if quiet => None,
+            ProgressKind::Auto => {
+                let width = term::live_width()?;
+                let bar = bar(total, width, term::is_utf8(), ProgressDrawTarget::stderr());
+                Some(Progress::Bar(bar))
+            }
+        }
+    }
+
+    /// Whether somebody will be shown something.
+    pub(crate) fn wanted(kind: ProgressKind, quiet: bool) -> bool {
+        match kind {
+            ProgressKind::None => false,
+            ProgressKind::Json => true,
+            ProgressKind::Auto => !quiet && term::live_width().is_some(),
+        }
+    }
+
+    /// Shows how far it is by now.
+    pub(crate) fn show(&mut self, device: &Device, amount: Amount) {
+        let Ok(progress) = device.progress() else {
+            return;
+        };
+        let mut done = progress.moved.saturating_add(amount.settled);
+        if progress.running {
+            done = done.saturating_add(progress.left);
+        }
+        match self {
+            Progress::Bar(bar) => {
+                let done = done.saturating_mul(page_size());
+                // Later passes meet the same pages again.
+                bar.set_position(done.max(bar.position()).min(bar.length().unwrap_or(done)));
+                if progress.left > 0 {
+                    bar.set_message(format!("{} left behind", progress.left));
+                }
+            }
+            Progress::Lines { begun, next } => {
+                let now = Instant::now();
+                if now < *next {
+                    return;
+                }
+                *next = now + EACH;
+                term::say(&format!(
+                    "{}\n",
+                    json!({
+                        "schema": SCHEMA,
+                        "event": "progress",
+                        "seconds": begun.elapsed().as_secs_f64(),
+                        "moved": progress.moved,
+                        "left_behind": progress.left,
+                        "done": done.min(amount.total),
+                        "total": amount.total,
+                        "page_size": page_size(),
+                    })
+                ));
+            }
+        }
+    }
+
+    /// Takes the bar away. Nothing of it stays on the terminal.
+    pub(crate) fn clear(&self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What fits into a line.
+fn template(width: usize) -> &'static str {
+    match width {
+        0..=29 => "{percent:>3}%",
+        30..=59 => "{wide_bar} {percent:>3}%  {eta}",
+        60..=99 => {
+            "{wide_bar} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  eta {eta}  {msg}"
+        }
+        _ => {
+            "{wide_bar} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  \
+             {binary_bytes_per_sec}  eta {eta}  {msg}"
+        }
+    }
+}
+
+fn bar(total: u64, width: usize, utf8: bool, target: ProgressDrawTarget) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total.saturating_mul(page_size())), target);
+    // The bar itself takes what the rest leaves, up to the last column: the line ends with blanks,
+    // and the cursor goes back to the first of them.
+    let end = format!("{:ECHO$}\x1b[{ECHO}D", "");
+    if let Ok(style) = ProgressStyle::with_template(&format!("{}{end}", template(width))) {
+        bar.set_style(style.progress_chars(if utf8 { "█░" } else { "#-" }));
+    }
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::InMemoryTerm;
+
+    #[test]
+    fn a_bar_fits_into_one_line() {
+        for width in [20, 40, 80, 120, 200] {
+            for utf8 in [true, false] {
+                let terminal = InMemoryTerm::new(4, width);
+                let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+                let bar = bar(1 << 24, usize::from(width), utf8, target);
+                bar.set_message("123456789 left behind");
+                bar.set_position(1 << 30);
+                bar.tick();
+                let shown = terminal.contents();
+                assert_eq!(shown.lines().count(), 1, "{width}: {shown}");
+                let columns = shown.trim_end().chars().count();
+                assert!(columns + ECHO <= usize::from(width), "{width}: {shown}");
+                assert!(shown.contains('%'), "{width}: {shown}");
+                assert!(utf8 || shown.is_ascii(), "{width}: {shown}");
+                bar.finish_and_clear();
+                assert_eq!(terminal.contents().trim(), "", "{width}");
+            }
+        }
+    }
+}
