@@ -7,6 +7,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod explain;
+mod generate;
 mod mark;
 mod migrate;
 mod numa_maps;
@@ -21,7 +22,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use page_migrate::{Device, Range};
 
 use crate::processes::{cgroup_folder, Selection};
@@ -100,6 +101,12 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Write manual pages and completions into a folder
+    #[command(hide = true)]
+    Generate {
+        /// Folder
+        folder: PathBuf,
     },
 }
 
@@ -220,6 +227,9 @@ fn main() -> ExitCode {
             trusted,
         } => mark::run(&file, mark, trusted),
         Command::Info { json } => info(json),
+        Command::Generate { folder } => {
+            generate::run(Cli::command(), &folder).map(|()| ExitCode::SUCCESS)
+        }
     };
     match done {
         Ok(status) => status,
@@ -277,7 +287,6 @@ fn info(json: bool) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line() {
