@@ -161,18 +161,19 @@ rust-analyzer:
 
 # A tree outside of the cache knows how to sign and compress modules. What was built
 # in the build root is copied: kbuild would install it there.
-modules-dir = $(DESTDIR)$(INSTALL_MOD_PATH)/lib/modules/$(or $(KERNEL),$(shell uname -r))
-built-module = build/$(or $(KERNEL),$(shell uname -r))/page_migrate.ko
+installed-release = $(or $(KERNEL),$(if $(run),$(release)),$(shell uname -r))
+modules-dir = $(DESTDIR)$(INSTALL_MOD_PATH)/lib/modules/$(installed-release)
+built-module = build/$(installed-release)/page_migrate.ko
 .PHONY: modules_install
 ifeq ($(or $(KERNEL),$(run))$(wildcard $(KDIR)/rust/libkernel.rmeta),$(KDIR)/rust/libkernel.rmeta)
 modules_install: check-kdir
 	+$(kbuild) modules_install INSTALL_MOD_PATH='$(DESTDIR)$(INSTALL_MOD_PATH)'
 else
 modules_install:
-	@[ -f '$(built-module)' ] || { echo 'make: first: make module KERNEL=$(or $(KERNEL),$(shell uname -r))' >&2; exit 1; }
-	install -d '$(modules-dir)/updates'
-	strip --strip-debug -o '$(modules-dir)/updates/page_migrate.ko' '$(built-module)'
-	$(if $(DESTDIR)$(INSTALL_MOD_PATH),,depmod '$(notdir $(modules-dir))')
+	@[ -f '$(built-module)' ] || { echo 'make: first: make module KERNEL=$(installed-release)' >&2; exit 1; }
+	install -D -m 644 '$(built-module)' '$(modules-dir)/updates/page_migrate.ko'
+	$(if $(INSTALL_MOD_STRIP),strip --strip-debug '$(modules-dir)/updates/page_migrate.ko')
+	$(if $(DESTDIR)$(INSTALL_MOD_PATH),,depmod '$(installed-release)')
 endif
 
 # Only copies, so that it may run as another user than the build did.
@@ -181,6 +182,7 @@ bindir ?= $(prefix)/bin
 includedir ?= $(prefix)/include
 datadir ?= $(prefix)/share
 mandir ?= $(datadir)/man
+zshdir ?= $(datadir)/zsh/site-functions
 version := $(shell sed '/^\#/d' VERSION)
 built := build/tools/release/pagemigrate
 generated := build/tools/generated
@@ -193,7 +195,7 @@ install:
 	install -D -m 644 man/page_migrate.4 '$(DESTDIR)$(mandir)/man4/page_migrate.4'
 	install -D -m 644 $(generated)/pagemigrate.bash '$(DESTDIR)$(datadir)/bash-completion/completions/pagemigrate'
 	install -D -m 644 $(generated)/pagemigrate.fish '$(DESTDIR)$(datadir)/fish/vendor_completions.d/pagemigrate.fish'
-	install -D -m 644 $(generated)/_pagemigrate '$(DESTDIR)$(datadir)/zsh/vendor-completions/_pagemigrate'
+	install -D -m 644 $(generated)/_pagemigrate '$(DESTDIR)$(zshdir)/_pagemigrate'
 	install -D -m 644 include/uapi/linux/page_migrate.h '$(DESTDIR)$(includedir)/page_migrate/linux/page_migrate.h'
 	install -d '$(DESTDIR)$(datadir)/pkgconfig'
 	sed -e 's|@prefix@|$(prefix)|' -e 's|@version@|$(version)|' man/page_migrate.pc.in \

@@ -46,7 +46,8 @@ fn page(command: &Command, folder: &Path) -> io::Result<()> {
     man.render_title(&mut file)?;
     man.render_name_section(&mut file)?;
     let usage = command.clone().render_usage().to_string();
-    verbatim("SYNOPSIS", &usage.replacen("Usage: ", "", 1), &mut file)?;
+    let usage = usage.replacen("Usage: ", "", 1).replace("\n       ", "\n");
+    verbatim("SYNOPSIS", &usage, &mut file)?;
     man.render_description_section(&mut file)?;
     man.render_options_section(&mut file)?;
     if command.has_subcommands() {
@@ -68,7 +69,7 @@ fn verbatim(title: &str, text: &str, file: &mut File) -> io::Result<()> {
         } else {
             ""
         };
-        writeln!(file, "{guard}{}", line.trim_start_matches("       "))?;
+        writeln!(file, "{guard}{line}")?;
     }
     writeln!(file, ".fi")
 }
