@@ -114,7 +114,7 @@ tools:
 	@scripts/setup --root-only >/dev/null
 	cd tools && ../$(in-root) env CARGO_TARGET_DIR='$(CURDIR)/build/tools' \
 		cargo build --release --offline --workspace
-	@build/tools/release/pagemigrate generate build/tools/generated
+	@$(in-root) build/tools/release/pagemigrate generate build/tools/generated
 
 .PHONY: tests
 tests:
