@@ -72,7 +72,9 @@ help:
 	@echo 'make                  page_migrate.ko against KDIR, into build/RELEASE/'
 	@echo '                      KDIR=FOLDER   default: that of the running kernel'
 	@echo '                      W=1 CLIPPY=1  more warnings'
-	@echo 'make modules_install  install it for that kernel (as root)'
+	@echo 'make modules_install  install it for that kernel, or for that of KERNEL (as root)'
+	@echo 'make install          what "make tools" has built, the header and the manual pages;'
+	@echo '                      prefix=/usr/local, DESTDIR='
 	@echo
 	@echo 'These prepare what they need by themselves, in a cache outside the clone.'
 	@echo 'KERNEL=VERSION chooses another kernel of the archive than the newest.'
@@ -90,6 +92,9 @@ help:
 	@echo 'make module           page_migrate.ko for the virtual machine'
 	@echo 'make tools            the command pagemigrate, into build/tools/release/'
 	@echo 'make tests            the test programs'
+	@echo 'make deb              Debian packages, into build/deb/'
+	@echo 'make test-packages    install, use and purge them in a virtual machine'
+	@echo 'make man              page_migrate(4), from the header'
 	@echo 'make vm               a shell in the virtual machine'
 	@echo 'make rust-analyzer    rust-project.json for editors'
 	@echo 'make clean            remove build/'
@@ -109,6 +114,7 @@ tools:
 	@scripts/setup --root-only >/dev/null
 	cd tools && ../$(in-root) env CARGO_TARGET_DIR='$(CURDIR)/build/tools' \
 		cargo build --release --offline --workspace
+	@$(in-root) build/tools/release/pagemigrate generate build/tools/generated
 
 .PHONY: tests
 tests:
@@ -153,9 +159,60 @@ rust-analyzer:
 		$(in-root) make -C "$$kdir" M='$(CURDIR)' rust-analyzer && \
 		sed -i "s|\"/usr\([/\"]\)|\"$$root/usr\1|g" rust-project.json
 
+# A tree outside of the cache knows how to sign and compress modules. What was built
+# in the build root is copied: kbuild would install it there.
+installed-release = $(or $(KERNEL),$(if $(run),$(release)),$(shell uname -r))
+modules-dir = $(DESTDIR)$(INSTALL_MOD_PATH)/lib/modules/$(installed-release)
+built-module = build/$(installed-release)/page_migrate.ko
 .PHONY: modules_install
+ifeq ($(or $(KERNEL),$(run))$(wildcard $(KDIR)/rust/libkernel.rmeta),$(KDIR)/rust/libkernel.rmeta)
 modules_install: check-kdir
-	+$(kbuild) modules_install
+	+$(kbuild) modules_install INSTALL_MOD_PATH='$(DESTDIR)$(INSTALL_MOD_PATH)'
+else
+modules_install:
+	@[ -f '$(built-module)' ] || { echo 'make: first: make module KERNEL=$(installed-release)' >&2; exit 1; }
+	install -D -m 644 '$(built-module)' '$(modules-dir)/updates/page_migrate.ko'
+	$(if $(INSTALL_MOD_STRIP),strip --strip-debug '$(modules-dir)/updates/page_migrate.ko')
+	$(if $(DESTDIR)$(INSTALL_MOD_PATH),,depmod '$(installed-release)')
+endif
+
+# Only copies, so that it may run as another user than the build did.
+prefix ?= /usr/local
+bindir ?= $(prefix)/bin
+includedir ?= $(prefix)/include
+datadir ?= $(prefix)/share
+mandir ?= $(datadir)/man
+zshdir ?= $(datadir)/zsh/site-functions
+version := $(shell sed '/^\#/d' VERSION)
+built := build/tools/release/pagemigrate
+generated := build/tools/generated
+.PHONY: install
+install:
+	@[ -x $(built) ] && [ -d $(generated) ] || { echo 'make: first: make tools' >&2; exit 1; }
+	install -D -m 755 $(built) '$(DESTDIR)$(bindir)/pagemigrate'
+	install -d '$(DESTDIR)$(mandir)/man8'
+	install -m 644 $(generated)/man8/*.8 '$(DESTDIR)$(mandir)/man8/'
+	install -D -m 644 man/page_migrate.4 '$(DESTDIR)$(mandir)/man4/page_migrate.4'
+	install -D -m 644 $(generated)/pagemigrate.bash '$(DESTDIR)$(datadir)/bash-completion/completions/pagemigrate'
+	install -D -m 644 $(generated)/pagemigrate.fish '$(DESTDIR)$(datadir)/fish/vendor_completions.d/pagemigrate.fish'
+	install -D -m 644 $(generated)/_pagemigrate '$(DESTDIR)$(zshdir)/_pagemigrate'
+	install -D -m 644 include/uapi/linux/page_migrate.h '$(DESTDIR)$(includedir)/page_migrate/linux/page_migrate.h'
+	install -d '$(DESTDIR)$(datadir)/pkgconfig'
+	sed -e 's|@prefix@|$(prefix)|' -e 's|@version@|$(version)|' man/page_migrate.pc.in \
+		>'$(DESTDIR)$(datadir)/pkgconfig/page_migrate.pc'
+
+# The header's comments, as a manual page.
+.PHONY: man
+man:
+	@kdir="$$($(setup) --print kdir)" && \
+		$(in-root) man/page_migrate "$$kdir" >man/page_migrate.4.new && \
+		mv man/page_migrate.4.new man/page_migrate.4
+
+.PHONY: deb test-packages
+deb:
+	@scripts/deb
+test-packages:
+	@scripts/test-packages
 
 .PHONY: clean distclean
 clean:

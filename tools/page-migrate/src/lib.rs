@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Safe access to `/dev/page_migrate`: move the pages of a running process
 //! between NUMA nodes, by a map from old nodes to new nodes.

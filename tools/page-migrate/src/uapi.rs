@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The structures and numbers of `<linux/page_migrate.h>`, with their layout
 //! checked when this is compiled.

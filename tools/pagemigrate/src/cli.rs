@@ -100,6 +100,12 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write manual pages and completions into a folder
+    #[command(hide = true)]
+    Generate {
+        /// Folder
+        folder: PathBuf,
+    },
 }
 
 impl Command {
@@ -110,6 +116,7 @@ impl Command {
             Command::Show(_) => "show",
             Command::Mark { .. } => "mark",
             Command::Info { .. } => "info",
+            Command::Generate { .. } => "generate",
         }
     }
 
@@ -119,6 +126,7 @@ impl Command {
             Command::Move(args) => args.json,
             Command::Show(args) => args.json,
             Command::Mark { json, .. } | Command::Info { json } => *json,
+            Command::Generate { .. } => false,
         }
     }
 }

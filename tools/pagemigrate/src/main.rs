@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod errors;
 mod exit;
+mod generate;
 mod job;
 mod proc;
 mod report;
@@ -21,7 +22,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{json, Value};
 
 use crate::cli::{Cli, Command};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             json,
         } => mark::run(file, *mark, *trusted, *json),
         Command::Info { json } => info::run(*json),
+        Command::Generate { folder } => generate::run(Cli::command(), folder),
     };
     match done {
         Ok(status) => ExitCode::from(status),
