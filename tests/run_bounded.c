@@ -22,9 +22,9 @@
  */
 enum { MOST = 1024, WORKERS = 2 };
 
-__attribute__((constructor)) static void set_workers(void)
+static void set_workers(const char *number)
 {
-	setenv("PAGE_MIGRATE_WORKERS", "2", 1);
+	setenv("PAGE_MIGRATE_WORKERS", number, 1);
 }
 
 /*
@@ -541,6 +541,7 @@ TEST_F(batch, isolates_at_most)
 	int fd = pm_open();
 	struct seen s;
 
+	set_workers("1");
 	record_clear();
 	ASSERT_EQ(0, pm_move(fd, 0, r->p, r->npages * PAGE, 0, 1, &self->from, &self->to, &res))
 		pm_print(&res);
@@ -554,7 +555,7 @@ TEST_F(batch, isolates_at_most)
 		EXPECT_EQ((long)r->all, s.isolated);
 		EXPECT_EQ((long)r->all, s.moved);
 	}
-	EXPECT_GE(WORKERS * (MOST + s.largest), s.most);
+	EXPECT_GE(MOST + s.largest, s.most);
 	EXPECT_LT(0, s.most);
 	EXPECT_EQ(0, s.held);
 	EXPECT_EQ(0, nr_isolated());
@@ -901,6 +902,7 @@ TEST_F(compaction, never_while_holding)
 	struct seen s;
 	long stalls = vmstat("compact_stall");
 
+	set_workers("2");
 	record_clear();
 	for (int i = 0; i < variant->jobs; i++) {
 		call[i] = (struct large_call){ &self->job[i], self->old, self->new };
