@@ -2,6 +2,7 @@
 
 //! Programs in a terminal of some width, and what a person sees there.
 
+use std::io::Read;
 use std::process::{Command, Stdio};
 
 /// Lines of the terminal: enough that nothing leaves it at the top.
@@ -70,6 +71,19 @@ impl Terminal {
             width: self.width,
         }
     }
+}
+
+/// Reads what a program prints until a text has come so many times. It must come, or the test that
+/// waits for it hangs and is ended.
+pub fn read_until(from: &mut impl Read, text: &str, times: usize) -> Vec<u8> {
+    let mut sent = Vec::new();
+    let mut buffer = [0; 4096];
+    while String::from_utf8_lossy(&sent).matches(text).count() < times {
+        let n = from.read(&mut buffer).unwrap();
+        assert!(n > 0, "it has ended: {}", String::from_utf8_lossy(&sent));
+        sent.extend(&buffer[..n]);
+    }
+    sent
 }
 
 impl Screen {

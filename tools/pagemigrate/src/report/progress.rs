@@ -2,9 +2,11 @@
 
 //! How far a move is, while it is at work.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use page_migrate::{page_size, Device};
 use serde_json::json;
 
@@ -15,8 +17,12 @@ use crate::term;
 /// How often programs are told.
 const EACH: Duration = Duration::from_millis(500);
 
-/// What a terminal writes for Ctrl-C must not begin a new line: the rest of the bar would stay.
-const ECHO: usize = 3;
+/// Columns that a bar leaves free. What a terminal writes for Ctrl-C, at whatever place of the line,
+/// must not begin a new line: the one above would stay.
+const ECHO: u16 = 3;
+
+/// How often a second the bar is drawn at most.
+const HZ: u8 = 20;
 
 /// Where it is shown.
 pub(crate) enum Progress {
@@ -44,7 +50,7 @@ impl Progress {
             ProgressKind::Auto if quiet => None,
             ProgressKind::Auto => {
                 let width = term::live_width()?;
-                let bar = bar(total, width, term::is_utf8(), ProgressDrawTarget::stderr());
+                let bar = bar(total, width, term::is_utf8(), Term::stderr());
                 Some(Progress::Bar(bar))
             }
         }
@@ -123,12 +129,52 @@ fn template(width: usize) -> &'static str {
     }
 }
 
-fn bar(total: u64, width: usize, utf8: bool, target: ProgressDrawTarget) -> ProgressBar {
+/// A terminal that seems to have a few columns less than it has.
+#[derive(Debug)]
+struct Narrower<T>(T);
+
+impl<T: TermLike> TermLike for Narrower<T> {
+    fn width(&self) -> u16 {
+        self.0.width().saturating_sub(ECHO)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn bar(total: u64, width: usize, utf8: bool, terminal: impl TermLike + 'static) -> ProgressBar {
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(Narrower(terminal)), HZ);
     let bar = ProgressBar::with_draw_target(Some(total.saturating_mul(page_size())), target);
-    // The bar itself takes what the rest leaves, up to the last column: the line ends with blanks,
-    // and the cursor goes back to the first of them.
-    let end = format!("{:ECHO$}\x1b[{ECHO}D", "");
-    if let Ok(style) = ProgressStyle::with_template(&format!("{}{end}", template(width))) {
+    if let Ok(style) = ProgressStyle::with_template(template(width)) {
         bar.set_style(style.progress_chars(if utf8 { "█░" } else { "#-" }));
     }
     bar
@@ -144,15 +190,17 @@ mod tests {
         for width in [20, 40, 80, 120, 200] {
             for utf8 in [true, false] {
                 let terminal = InMemoryTerm::new(4, width);
-                let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-                let bar = bar(1 << 24, usize::from(width), utf8, target);
+                let bar = bar(1 << 24, usize::from(width), utf8, terminal.clone());
                 bar.set_message("123456789 left behind");
                 bar.set_position(1 << 30);
                 bar.tick();
                 let shown = terminal.contents();
                 assert_eq!(shown.lines().count(), 1, "{width}: {shown}");
                 let columns = shown.trim_end().chars().count();
-                assert!(columns + ECHO <= usize::from(width), "{width}: {shown}");
+                assert!(
+                    columns + usize::from(ECHO) <= usize::from(width),
+                    "{width}: {shown}"
+                );
                 assert!(shown.contains('%'), "{width}: {shown}");
                 assert!(utf8 || shown.is_ascii(), "{width}: {shown}");
                 bar.finish_and_clear();
