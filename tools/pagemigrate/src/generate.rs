@@ -58,7 +58,10 @@ fn page(command: &Command, folder: &Path) -> io::Result<()> {
     if let Some(notes) = command.get_after_long_help().or(command.get_after_help()) {
         verbatim("NOTES", &notes.to_string(), &mut file)?;
     }
-    writeln!(file, ".SH SEE ALSO\n.BR pagemigrate (8),\n.BR page_migrate (4)")
+    writeln!(
+        file,
+        ".SH SEE ALSO\n.BR pagemigrate (8),\n.BR page_migrate (4)"
+    )
 }
 
 fn verbatim(title: &str, text: &str, file: &mut File) -> io::Result<()> {
