@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::job::pace::Pace;
 use crate::job::threads::Threads;
 use crate::job::{Member, Work};
-use crate::report::progress::{Amount, Progress};
+use crate::report::progress::{self, Amount, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
 use crate::term;
@@ -70,8 +70,9 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
     let looks = args.dry_run || args.verbose || any;
     // How much there is to do, once it is known.
     let total = OnceLock::new();
-    let mut progress = None;
+    let mut shown: Option<Progress> = None;
     let mut begun = false;
+    let mut echoed = false;
     let done = signals.watch(
         || {
             let Some(total) = total.get().copied().filter(|_| shows) else {
@@ -79,18 +80,19 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
             };
             // What the user sees after a signal is the end of it.
             if signals.came() {
-                if let Some(progress) = progress.take() {
-                    Progress::clear(&progress);
+                if let Some(bar) = shown.take() {
+                    bar.clear();
+                    echoed = matches!(bar, Progress::Bar(_));
                 }
                 return;
             }
             if !begun {
-                progress = Progress::new(args.progress, args.quiet, total);
+                shown = Progress::new(args.progress, args.quiet, total);
                 begun = true;
             }
-            if let Some(progress) = &mut progress {
+            if let Some(bar) = &mut shown {
                 let settled = settled.load(Ordering::Relaxed);
-                progress.show(&device, Amount { total, settled });
+                bar.show(&device, Amount { total, settled });
             }
         },
         || {
@@ -118,8 +120,11 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
             Ok((elapsed, before, after))
         },
     );
-    if let Some(progress) = &progress {
-        progress.clear();
+    if let Some(bar) = &shown {
+        bar.clear();
+    }
+    if echoed {
+        progress::clear_line();
     }
     let (elapsed, before, after) = done?;
 

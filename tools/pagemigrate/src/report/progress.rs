@@ -114,6 +114,13 @@ impl Progress {
     }
 }
 
+/// Clears the line that the cursor is in: a terminal may have written what stands for Ctrl-C there
+/// after the bar had gone.
+pub(crate) fn clear_line() {
+    // If it fails, nobody sees that line.
+    let _ = Term::stderr().clear_line();
+}
+
 /// What fits into a line.
 fn template(width: usize) -> &'static str {
     match width {
