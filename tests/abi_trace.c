@@ -312,44 +312,71 @@ TEST_F(trace, one_for_each_call)
 	}
 }
 
-/* A long range goes in several batches, which add up to the call. */
-TEST_F(trace, batches)
+static int by_va(const void *a, const void *b)
+{
+	uint64_t x = field(a, "va"), y = field(b, "va");
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * A long range goes in several batches, which add up to the call. Several workers
+ * end theirs in any order, and at the same time.
+ */
+static void batches(struct __test_metadata *_metadata, int fd, struct lines *lines,
+		    unsigned int workers)
 {
 	enum { BIG = 12000 };
 	char *p = map_node(BIG, mem[1]);
-	int64_t pages = 0, moved = 0, left = 0, usecs = 0;
+	int64_t pages = 0, moved = 0, left = 0, usecs = 0, longest = 0;
 	uint64_t va = (uintptr_t)p;
-	struct page_migrate_result res;
+	struct page_migrate_request req = pm_req(0, p, BIG * PAGE, 1, &mem[1], &mem[2]);
+	const struct page_migrate_result *res = &req.result;
 
-	ASSERT_EQ(0, pm_move(self->fd, 0, p, BIG * PAGE, 0, 1, &mem[1], &mem[2], &res));
+	req.workers = workers;
+	ASSERT_EQ(0, pm_migrate(fd, &req));
 	EXPECT_EQ(BIG, count_on(0, p, BIG, mem[2]));
-	look(BATCH, getpid(), &self->lines);
-	ASSERT_LE(3, self->lines.n);
-	for (size_t i = 0; i < self->lines.n; i++) {
-		const char *line = self->lines.line[i];
-		int64_t n = field(line, "pages");
+	look(BATCH, getpid(), lines);
+	ASSERT_LE(3, lines->n);
+	if (workers > 1)
+		qsort(lines->line, lines->n, sizeof(lines->line[0]), by_va);
+	for (size_t i = 0; i < lines->n; i++) {
+		const char *line = lines->line[i];
+		int64_t n = field(line, "pages"), time = field(line, "usecs");
 
 		EXPECT_LT(0, n);
 		EXPECT_GE(4096, n);
 		EXPECT_EQ(n, field(line, "moved") + field(line, "left"));
-		EXPECT_LT(0, field(line, "usecs"));
+		EXPECT_LT(0, time);
 		/* Each begins where the one before it ended. */
 		EXPECT_EQ(va, (uint64_t)field(line, "va"));
 		va += n * PAGE;
 		pages += n;
 		moved += field(line, "moved");
 		left += field(line, "left");
-		usecs += field(line, "usecs");
+		usecs += time;
+		longest = time > longest ? time : longest;
 	}
 	EXPECT_EQ((uintptr_t)p + BIG * PAGE, va);
 	EXPECT_EQ(BIG, pages);
-	EXPECT_EQ((int64_t)(res.moved + res.moved_fallback), moved);
+	EXPECT_EQ((int64_t)(res->moved + res->moved_fallback), moved);
 	EXPECT_EQ(0, left);
-	look(CALL, getpid(), &self->lines);
-	ASSERT_EQ(1, self->lines.n);
-	EXPECT_TRUE(same(self->lines.line[0], &res));
+	look(CALL, getpid(), lines);
+	ASSERT_EQ(1, lines->n);
+	EXPECT_TRUE(same(lines->line[0], res));
 	/* The walks took some time, too. */
-	EXPECT_LT(usecs, field(self->lines.line[0], "usecs"));
+	EXPECT_LT(workers > 1 ? longest : usecs, field(lines->line[0], "usecs"));
+	munmap(p, BIG * PAGE);
+}
+
+TEST_F(trace, batches)
+{
+	batches(_metadata, self->fd, &self->lines, 1);
+}
+
+TEST_F(trace, batches_of_workers)
+{
+	batches(_metadata, self->fd, &self->lines, 2);
 }
 
 /* Pages that are held cannot move. */
