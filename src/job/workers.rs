@@ -74,6 +74,9 @@ pub(super) struct Workers {
     number: usize,
     /// Batches of some size so far.
     alone: u32,
+    /// A copy is near on either side. So as not to crowd the CPUs of one node, batches go to where pages
+    /// come from and to where they go by turns.
+    turn: bool,
     crew: Option<Crew<Cargo>>,
 }
 
@@ -95,6 +98,7 @@ impl Workers {
         Self {
             number,
             alone: 0,
+            turn: false,
             crew: None,
         }
     }
@@ -115,6 +119,7 @@ impl Call<'_> {
             number,
             alone,
             crew,
+            ..
         } = &mut self.workers;
         if *number <= 1 || crew.is_some() || *alone < ALONE {
             return;
@@ -156,7 +161,8 @@ impl Call<'_> {
         let Some(crew) = &mut self.workers.crew else {
             return Ok(());
         };
-        let node = self.load.destination(&self.way);
+        self.workers.turn = !self.workers.turn;
+        let node = self.load.node(&self.way, self.workers.turn);
         crew.begin(node, |cargo| {
             core::mem::swap(&mut cargo.load, self.load);
             cargo.mems.assign(self.target.mems());

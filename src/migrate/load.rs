@@ -131,9 +131,14 @@ impl Load {
         self.scratch.try_anew();
     }
 
-    /// A node to which some of its folios go.
-    pub(crate) fn destination(&self, way: &Way) -> Option<NodeId> {
-        way.map.named_by(self.batch.pair(0)?)
+    /// Where its first folio goes, or with `from` where it comes from.
+    pub(crate) fn node(&self, way: &Way, from: bool) -> Option<NodeId> {
+        let pair = self.batch.pair(0)?;
+        if from {
+            way.map.source_of(pair)
+        } else {
+            way.map.named_by(pair)
+        }
     }
 
     /// Moves the batch on a thread that may use all nodes, and notes in it what became of each folio. The

@@ -239,6 +239,12 @@ where
         NodeId::new(node_index(to, self.pairs.len())?)
     }
 
+    /// A node from which a pair moves pages away.
+    pub(crate) fn source_of(&self, pair: usize) -> Option<NodeId> {
+        let mut nodes = (0..self.pairs.len()).filter_map(NodeId::new);
+        nodes.find(|&node| self.pair(node) == Some(pair))
+    }
+
     /// The nodes that pages may go to, whatever node they are on.
     pub(crate) fn destinations(&self) -> impl Iterator<Item = NodeId> + '_ {
         let wanted = if self.new.contains(&ANY) {
