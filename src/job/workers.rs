@@ -12,8 +12,9 @@
 //! ```
 //!
 //! A page whose folio is in flight, met through another mapping, cannot be isolated: it waits, and a round
-//! finds that it has moved. So what a call does and counts does not depend on the number of workers. Rounds,
-//! dry runs and calls with `max_pages` have none: they move a batch before they look for the next one.
+//! finds that it has moved. So what a complete call does and counts does not depend on the number of workers;
+//! one that a signal ends may count such a page as busy. Rounds, dry runs and calls with `max_pages` have no
+//! workers: they move a batch before they look for the next one.
 //!
 //! Locks: none.
 
