@@ -41,14 +41,16 @@ impl Terminal {
         self
     }
 
-    /// The command that runs a line of the shell there: script(1) makes the terminal.
+    /// The command that runs a line of the shell there: script(1) makes the terminal. What the
+    /// environment of the tests says about colours (`CI` does, too) is not passed on.
     pub fn command(&self, line: &str) -> Command {
         let line = format!("stty cols {} rows {LINES}; {line}", self.width);
         let mut command = Command::new("script");
+        for name in ["CI", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "NO_COLOR"] {
+            command.env_remove(name);
+        }
         command
             .args(["-q", "-e", "--echo", "always", "-c", &line, "/dev/null"])
-            .env_remove("NO_COLOR")
-            .env_remove("COLUMNS")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
