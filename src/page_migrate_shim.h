@@ -72,6 +72,7 @@ struct pm_vma {
 #define PM_FOLIO_MIGRATING	64U	/* being moved by somebody else: no folio */
 #define PM_FOLIO_FREED		128U	/* isolated, and no longer in use */
 #define PM_FOLIO_UNWRITTEN	256U	/* its file system has yet to write it */
+#define PM_FOLIO_LISTED		512U	/* on its LRU list: not isolated */
 
 struct pm_folio {
 	struct folio *folio;		/* NULL with PM_FOLIO_MIGRATING */

@@ -100,9 +100,10 @@ struct Part {
     fate: Fate,
 }
 
-/// A pair as it is kept. There are no more pairs than nodes, whose numbers are as short.
-fn short(pair: usize) -> u16 {
-    u16::try_from(pair).unwrap_or(u16::MAX)
+/// A pair, or the number of an entry, as it is kept. There are no more pairs than nodes, whose numbers are as
+/// short, and at most [`MAX_FOLIOS`] entries.
+fn short(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 /// A run of pages that a walk was shown.
@@ -113,9 +114,6 @@ pub(crate) struct Found {
     /// Position of the first page in the folio.
     pub(crate) index: usize,
 }
-
-/// Where the entry of a folio goes that is not in the batch.
-pub(crate) struct Vacant(usize);
 
 /// Pages that stay, and may be tried again.
 pub(crate) struct Wait {
@@ -151,7 +149,13 @@ impl Lists {
 /// that there is room for, and their number is a power of two.
 pub(crate) struct Batch {
     entries: KVVec<Entry>,
+    /// A hash table by frame, of the first `indexed` entries. It is filled when a folio has to be looked
+    /// for, which most batches never need: a folio on its LRU list is not in the batch, and the kernel asks
+    /// for the folios one after the other.
     slots: KVVec<u16>,
+    indexed: usize,
+    /// The number that was looked up last.
+    looked_up: u16,
     runs: KVVec<Run>,
     /// Base pages of its folios that were met for the first time.
     pages: u64,
@@ -175,6 +179,8 @@ impl Batch {
         let mut batch = Self {
             entries: KVVec::new(),
             slots: KVVec::new(),
+            indexed: 0,
+            looked_up: NO_ENTRY,
             runs: KVVec::new(),
             pages: 0,
             size: 0,
@@ -288,13 +294,37 @@ impl Batch {
         slot
     }
 
-    /// The number of the folio that has or had this frame.
-    pub(crate) fn number(&self, pfn: Pfn) -> Option<u16> {
-        (0..=MAX_ORDER).find_map(|order| {
-            let number = *self.slots.get(self.slot(pfn.head(order)))?;
-            let entry = self.entries.get(usize::from(number))?;
-            entry.frames.contains(pfn).then_some(number)
-        })
+    /// Puts the entries into the hash table that are not in it.
+    fn index(&mut self) {
+        while let Some(entry) = self.entries.get(self.indexed) {
+            let slot = self.slot(entry.frames.first);
+            if let Some(slot) = self.slots.get_mut(slot) {
+                // INVARIANT: It is the index of an entry.
+                *slot = short(self.indexed);
+            }
+            self.indexed = self.indexed.saturating_add(1);
+        }
+    }
+
+    /// The number, if it is that of the folio that has or had this frame.
+    fn if_has(&self, number: u16, pfn: Pfn) -> Option<u16> {
+        let entry = self.entries.get(usize::from(number))?;
+        entry.frames.contains(pfn).then_some(number)
+    }
+
+    /// The number of the folio that has or had this frame. The kernel isolates each folio to the head of
+    /// a list, so that it asks for the last one first, and then for the one before it.
+    pub(crate) fn number(&mut self, pfn: Pfn) -> Option<u16> {
+        let behind = self.looked_up.min(short(self.entries.len()));
+        let number = self.if_has(behind.wrapping_sub(1), pfn).or_else(|| {
+            self.index();
+            (0..=MAX_ORDER).find_map(|order| {
+                let number = *self.slots.get(self.slot(pfn.head(order)))?;
+                self.if_has(number, pfn)
+            })
+        })?;
+        self.looked_up = number;
+        Some(number)
     }
 
     fn push_run(&mut self, found: &Found, entry: u16, pair: u16, again: bool) {
@@ -310,15 +340,16 @@ impl Batch {
         });
     }
 
-    /// Notes a run of pages if its folio is in the batch. If not, returns where it goes.
+    /// Notes a run of pages if its folio is in the batch. Returns whether it is.
     ///
     /// Pages after those met so far are new, as a mapping is walked upwards; others are met again. There
     /// must be room for a run.
-    pub(crate) fn meet(&mut self, found: &Found) -> Option<Vacant> {
+    pub(crate) fn meet(&mut self, found: &Found) -> bool {
+        self.index();
         let slot = self.slot(found.frames.first);
         let number = self.slots.get(slot).copied().unwrap_or(NO_ENTRY);
         let Some(entry) = self.entries.get_mut(usize::from(number)) else {
-            return Some(Vacant(slot));
+            return false;
         };
         let again = found.index < entry.next_index;
         let pair = entry.pair;
@@ -327,15 +358,14 @@ impl Batch {
             self.pages = self.pages.saturating_add(found.pages.len as u64);
         }
         self.push_run(found, number, pair, again);
-        None
+        true
     }
 
-    /// Adds a run of pages and their folio, which has been isolated and goes to `at`, where
-    /// [`meet`](Self::meet) has just not found it. The batch must not be full, and there must be room for a
-    /// run.
-    pub(crate) fn add(&mut self, at: Vacant, found: &Found, pair: usize, holds: Option<usize>) {
+    /// Adds a run of pages and their folio, which has been isolated and is not in the batch. The batch
+    /// must not be full, and there must be room for a run.
+    pub(crate) fn add(&mut self, found: &Found, pair: usize, holds: Option<usize>) {
         let pair = short(pair);
-        let number = u16::try_from(self.entries.len()).unwrap_or(NO_ENTRY);
+        let number = short(self.entries.len());
         let entry = Entry {
             frames: found.frames,
             pair,
@@ -344,12 +374,8 @@ impl Batch {
             next_index: found.index.saturating_add(found.pages.len),
             holds,
         };
-        if self.entries.push_within_capacity(entry).is_ok() {
-            if let Some(slot) = self.slots.get_mut(at.0) {
-                // INVARIANT: It is the index of the entry just pushed.
-                *slot = number;
-            }
-        }
+        // The caller has seen that there is room.
+        let _ = self.entries.push_within_capacity(entry);
         self.push_run(found, number, pair, false);
         self.pages = self.pages.saturating_add(found.pages.len as u64);
         self.size = self.size.saturating_add(found.frames.len as u64);
@@ -512,14 +538,13 @@ impl Batch {
     /// Empties the batch, and makes room for a larger one if it was full.
     fn clear(&mut self) {
         let full = self.is_full(MAX_PAGES) || !self.has_room_for_run();
-        // The last entry first: no other one was placed behind it.
-        while let Some(pfn) = self.entries.last().map(|entry| entry.frames.first) {
-            let slot = self.slot(pfn);
-            if let Some(slot) = self.slots.get_mut(slot) {
-                *slot = NO_ENTRY;
-            }
-            self.entries.pop();
+        if self.indexed > 0 {
+            self.slots.fill(NO_ENTRY);
+            self.indexed = 0;
         }
+        self.looked_up = NO_ENTRY;
+        // INVARIANT: All slots are empty.
+        self.entries.clear();
         self.runs.clear();
         self.parts.clear();
         self.pages = 0;

@@ -568,9 +568,10 @@ impl<'a> Migration<'a> {
     }
 
     /// A page of the node that the lists name for a small folio, by its number, if it is to be had ahead.
-    fn take_from_stock(&mut self, src: &Source, number: u16) -> Option<NewFolio> {
-        let need = self.need(number);
-        let node = self.map.named(src.node)?;
+    fn take_from_stock(&mut self, number: u16) -> Option<NewFolio> {
+        let pair = self.batch.pair(number)?;
+        let need = self.need(pair);
+        let node = self.map.named_by(pair)?;
         if !self.mems.allows(node) {
             return None;
         }
@@ -579,10 +580,9 @@ impl<'a> Migration<'a> {
         self.scratch.stock.take(node, if full { 0 } else { need })
     }
 
-    /// The small folios of the pair of a folio, by its number, that have no place yet, and this one.
-    fn need(&mut self, number: u16) -> u16 {
-        let pair = self.batch.pair(number);
-        let Some(need) = pair.and_then(|pair| self.scratch.need.get_mut(pair)) else {
+    /// The small folios of a pair that have no place yet, and this one.
+    fn need(&mut self, pair: usize) -> u16 {
+        let Some(need) = self.scratch.need.get_mut(pair) else {
             return 0;
         };
         let all = *need;
@@ -594,7 +594,7 @@ impl<'a> Migration<'a> {
     fn place(&mut self, src: &Source, number: u16) -> Option<(NewFolio, bool)> {
         let order = src.order;
         if order == 0 {
-            if let Some(folio) = self.take_from_stock(src, number) {
+            if let Some(folio) = self.take_from_stock(number) {
                 return Some((folio, false));
             }
             return self.allocate(src, order);

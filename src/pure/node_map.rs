@@ -228,11 +228,6 @@ where
             .then_some(usize::from(pair))
     }
 
-    /// The node that the lists name for pages on `node`, if these move and it is not a wildcard.
-    pub(crate) fn named(&self, node: NodeId) -> Option<NodeId> {
-        self.named_by(self.pair(node)?)
-    }
-
     /// The node that a pair names, if it is not a wildcard.
     pub(crate) fn named_by(&self, pair: usize) -> Option<NodeId> {
         let to = *self.new.get(pair)?;
@@ -352,7 +347,7 @@ mod tests {
         let node = id(node);
         let mut found = Vec::new();
         let first = map.next(node, None, strict, far);
-        if let Some(named) = map.named(node) {
+        if let Some(named) = map.pair(node).and_then(|pair| map.named_by(pair)) {
             let node = named;
             assert_eq!(
                 first,

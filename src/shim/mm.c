@@ -178,6 +178,8 @@ void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
 		flags |= PM_FOLIO_SHARED;
 	if (pm_folio_is_pinned(folio))
 		flags |= PM_FOLIO_PINNED;
+	if (folio_test_lru(folio))
+		flags |= PM_FOLIO_LISTED;
 	out->folio = folio;
 	out->pfn = folio_pfn(folio);
 	out->nid = folio_nid(folio);
@@ -284,6 +286,15 @@ static unsigned long pm_walk_skip(struct pm_walk_state *st, const pte_t *pte,
 	return i;
 }
 
+static __always_inline int pm_walk_hand_over(struct pm_walk_state *st,
+					     struct pm_folio *facts)
+{
+	if (likely(page_migrate_walk_folio(st->sink, facts) != PM_STEP_STOP))
+		return 0;
+	st->walk->resume = facts->addr;
+	return 1;
+}
+
 /*
  * Hand a run of pages over, or those of them that are to be looked at. Return: 1
  * to stop before one of them.
@@ -295,24 +306,17 @@ static int pm_walk_show(struct mm_walk *mw, struct pm_folio *facts)
 	unsigned long first = facts->addr >> PAGE_SHIFT, index = facts->index;
 	unsigned long page = first, end = first + facts->mapped;
 
-	while (page < end) {
-		unsigned long gap = end;
+	if (!only)
+		return pm_walk_hand_over(st, facts);
+	while ((page = pm_shim_set_next(only, page, end)) < end) {
+		unsigned long gap = pm_shim_set_gap(only, page, end);
 
-		if (only) {
-			page = pm_shim_set_next(only, page, end);
-			if (page == end)
-				break;
-			gap = pm_shim_set_gap(only, page, end);
-			facts->addr = page << PAGE_SHIFT;
-			facts->index = index + page - first;
-			facts->mapped = gap - page;
-		}
-		if (page_migrate_walk_folio(st->sink, facts) == PM_STEP_STOP) {
-			st->walk->resume = facts->addr;
+		facts->addr = page << PAGE_SHIFT;
+		facts->index = index + page - first;
+		facts->mapped = gap - page;
+		if (pm_walk_hand_over(st, facts))
 			return 1;
-		}
-		if (only)
-			pm_walk_take(st->walk, page, gap - page);
+		pm_walk_take(st->walk, page, gap - page);
 		page = gap;
 	}
 	return 0;

@@ -105,6 +105,11 @@ impl Mapped<'_> {
         self.has(bindings::PM_FOLIO_HUGETLB)
     }
 
+    /// It is on its LRU list: nobody has isolated it.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.has(bindings::PM_FOLIO_LISTED)
+    }
+
     /// Somebody else is moving it.
     pub(crate) fn is_migrating(&self) -> bool {
         self.has(bindings::PM_FOLIO_MIGRATING)

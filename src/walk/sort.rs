@@ -107,9 +107,11 @@ impl Visitor for Sorter<'_> {
             frames: mapped.frames(),
             index: mapped.index(),
         };
-        let Some(at) = self.batch.meet(&found) else {
+        // What is on its list is not isolated, so not in the batch. A dry run isolates nothing.
+        let may_be_known = !mapped.is_listed() || self.lists.is_none();
+        if may_be_known && self.batch.meet(&found) {
             return FolioStep::On;
-        };
+        }
         if !mapped.is_migrating()
             && self
                 .imagined
@@ -132,7 +134,7 @@ impl Visitor for Sorter<'_> {
         }
         if self.isolate(mapped) {
             let holds = self.context.holds.filter(|_| !mapped.is_anon());
-            self.batch.add(at, &found, pair, holds);
+            self.batch.add(&found, pair, holds);
         } else {
             self.batch.pass(&found, pair);
         }
