@@ -9,6 +9,7 @@
  */
 #include "harness.h"
 #include "mem_util.h"
+#include "trace_util.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -664,98 +665,14 @@ TEST_F_TIMEOUT(workers, exactly_once, 1000000)
  * How much is isolated at a time. Probes on the kernel's own functions count it, since the
  * counters of /proc/vmstat are late and sum up everybody.
  */
-#define INSTANCE TRACING "/instances/pm-workers"
-#define PROBES INSTANCE "/events/pm_workers"
-
-/*
- * What the probes show. A folio's first word tells whether it is a large one (PG_head is
- * bit 6), and the first byte of its second page of what order.
- */
-static const char *const probes[] = {
-	"r:pm_workers/isolated isolate_folio_to_list ok=$retval:u8 flags=+0($arg1):x64 second=+64($arg1):x64",
-	"p:pm_workers/put_back folio_putback_lru flags=+0($arg1):x64 second=+64($arg1):x64",
+static const struct recording recording = {
+	.group = "pm_workers",
+	.probes = (const char *const[]){
+		PROBE_ISOLATED("pm_workers"),
+		PROBE_PUT_BACK("pm_workers"),
+		NULL,
+	},
 };
-
-static void set(const char *path, const char *text)
-{
-	int ret = file_write(path, text);
-
-	if (ret) {
-		errno = -ret;
-		die("%s > %s", text, path);
-	}
-}
-
-static void probe_add(const char *probe)
-{
-	int fd = open(TRACING "/kprobe_events", O_WRONLY | O_APPEND | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, probe, strlen(probe)) != (ssize_t)strlen(probe))
-		die("probe %s", probe);
-	close(fd);
-}
-
-/* Removes what a test that was ended may have left, too. */
-static void record_stop(void)
-{
-	static const char *const names[] = { "isolated", "put_back" };
-	char text[128];
-
-	if (!access(INSTANCE, F_OK)) {
-		if (!access(PROBES, F_OK))
-			set(PROBES "/enable", "0");
-		if (rmdir(INSTANCE))
-			die("rmdir " INSTANCE);
-	}
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		snprintf(text, sizeof(text), TRACING "/events/pm_workers/%s", names[i]);
-		if (access(text, F_OK))
-			continue;
-		snprintf(text, sizeof(text), "-:pm_workers/%s", names[i]);
-		probe_add(text);
-	}
-}
-
-static void record_start(void)
-{
-	tracefs_mount();
-	record_stop();
-	for (size_t i = 0; i < ARRAY_LEN(probes); i++)
-		probe_add(probes[i]);
-	if (mkdir(INSTANCE, 0700))
-		die("mkdir " INSTANCE);
-	/* The same on all CPUs, so that lines of several tasks are in order. */
-	set(INSTANCE "/trace_clock", "global");
-	set(INSTANCE "/buffer_size_kb", "16384");
-	set(INSTANCE "/events/migrate/mm_migrate_pages/enable", "1");
-	set(PROBES "/enable", "1");
-}
-
-static void record_clear(void)
-{
-	int fd = open(INSTANCE "/trace", O_WRONLY | O_TRUNC | O_CLOEXEC);
-
-	if (fd < 0)
-		die(INSTANCE "/trace");
-	close(fd);
-}
-
-/* The number behind KEY=, in whatever base it is written. */
-static uint64_t number_behind(const char *line, const char *key)
-{
-	const char *p = strstr(line, key);
-
-	if (!p)
-		die("no %s in %s", key, line);
-	return strtoull(p + strlen(key), NULL, 0);
-}
-
-static long pages_of(const char *line)
-{
-	bool large = number_behind(line, " flags=") >> 6 & 1;
-
-	return large ? 1L << (number_behind(line, " second=") & 0xff) : 1;
-}
 
 /* What the call and its workers did together, in base pages. */
 struct seen {
@@ -766,37 +683,27 @@ struct seen {
 	int by_workers;		/* batches that were not moved by the caller itself */
 };
 
-static void look_at(struct seen *s, const char *line)
+static void look_at(void *data, const struct event *event)
 {
-	const char *cpu = strstr(line, " ["), *dash = cpu, *event;
-	bool by_kernel, by_caller;
+	bool by_kernel = !strncmp(event->task, "kworker/", strlen("kworker/"));
+	struct seen *s = data;
 
-	if (*line == '#' || !cpu)
-		return;
-	while (dash > line && *dash != '-')
-		dash--;
-	event = strstr(cpu, ": ");
-	if (!event)
-		return;
-	event += 2;
 	/* Others, such as kcompactd, isolate pages, too. */
-	by_caller = atoi(dash + 1) == getpid();
-	by_kernel = !strncmp(line + strspn(line, " "), "kworker/", strlen("kworker/"));
-	if (!by_caller && !by_kernel)
+	if (event->pid != getpid() && !by_kernel)
 		return;
-	if (strstr(event, "isolated: ") == event) {
-		if (!number_behind(event, " ok="))
+	if (event_is(event, "isolated")) {
+		if (!event_number(event, "ok"))
 			return;
-		s->held += pages_of(event);
-		s->isolated += pages_of(event);
+		s->held += event_pages(event);
+		s->isolated += event_pages(event);
 		if (s->held > s->most)
 			s->most = s->held;
-	} else if (strstr(event, "put_back: ") == event) {
-		s->held -= pages_of(event);
-	} else if (strstr(event, "mm_migrate_pages: ") == event) {
-		long n = number_behind(event, "nr_succeeded=");
+	} else if (event_is(event, "put_back")) {
+		s->held -= event_pages(event);
+	} else if (event_is(event, "mm_migrate_pages")) {
+		long n = event_number(event, "nr_succeeded");
 
-		if (!strstr(event, "reason=syscall"))
+		if (!strstr(event->what, "reason=syscall"))
 			return;
 		s->held -= n;
 		s->moved += n;
@@ -804,34 +711,17 @@ static void look_at(struct seen *s, const char *line)
 	}
 }
 
-static struct seen record_read(void)
-{
-	FILE *f = fopen(INSTANCE "/trace", "re");
-	struct seen s = { };
-	char line[1024];
-
-	if (!f)
-		die(INSTANCE "/trace");
-	while (fgets(line, sizeof(line), f)) {
-		if (strstr(line, "EVENTS]"))
-			die("events are lost");
-		look_at(&s, line);
-	}
-	fclose(f);
-	return s;
-}
-
 /* One call over memory whose folios have so many pages. */
 static struct seen call_seen(struct __test_metadata *_metadata, struct call *c, char *p,
 			     size_t npages)
 {
 	int fd = pm_open();
-	struct seen s;
+	struct seen s = { };
 	long ret;
 
-	record_clear();
+	recording_clear(&recording);
 	ret = call_over(c, fd, 0, p, npages);
-	s = record_read();
+	recording_read(&recording, look_at, &s);
 	EXPECT_EQ(0, ret) pm_print(&c->req.result);
 	TH_LOG("%u workers: isolated %ld pages, %ld at a time, moved %ld, %d batches by workers",
 	       c->req.workers, s.isolated, s.most, s.moved, s.by_workers);
@@ -855,7 +745,9 @@ TEST_F(workers, isolate_a_batch_each)
 	choose_nodes(at, SMALL, 1, 2);
 	place(p, SMALL, 1, at);
 	huge = map_thp(LARGE / HPAGE_NR, mem[0]);
-	record_start();
+	recording_start(&recording, "16384");
+	recording_of(&recording, "migrate/mm_migrate_pages");
+	recording_of(&recording, recording.group);
 	call_init(&c, variant->number, 2, SWAP_OLD, SWAP_NEW);
 	s = call_seen(_metadata, &c, p, SMALL);
 	EXPECT_GE(most * BATCH, s.most);
@@ -873,7 +765,7 @@ TEST_F(workers, isolate_a_batch_each)
 	s = call_seen(_metadata, &c, p, SMALL);
 	EXPECT_GE(BATCH, s.most);
 	EXPECT_EQ(0, s.by_workers);
-	record_stop();
+	recording_stop(&recording);
 	EXPECT_EQ(self->isolated, nr_isolated());
 }
 

@@ -8,13 +8,12 @@
  */
 #include "harness.h"
 #include "mem_util.h"
+#include "trace_util.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
-#define INSTANCE TRACING "/instances/pm-bounded"
-#define PROBES INSTANCE "/events/bounded"
 
 /*
  * The most base pages that each of a call's workers has isolated at a time, but
@@ -27,26 +26,26 @@ static void set_workers(const char *number)
 	setenv("PAGE_MIGRATE_WORKERS", number, 1);
 }
 
-/*
- * What the probes show. A folio's first word tells whether it is a large one
- * (PG_head is bit 6), and the first byte of its second page of what order.
- */
-static const char *const probes[] = {
-	"r:bounded/isolated isolate_folio_to_list ok=$retval:u8 flags=+0($arg1):x64 second=+64($arg1):x64",
-	"p:bounded/put_back folio_putback_lru flags=+0($arg1):x64 second=+64($arg1):x64",
-	"p:bounded/put_back_hugetlb folio_putback_hugetlb flags=+0($arg1):x64 second=+64($arg1):x64",
-	"r:bounded/compacted try_to_compact_pages",
-	"p:bounded/drain drain_all_pages zone=$arg1:x64 caller=$stack0:symbol",
+static const struct recording recording = {
+	.group = "bounded",
+	.probes = (const char *const[]){
+		PROBE_ISOLATED("bounded"),
+		PROBE_PUT_BACK("bounded"),
+		"p:bounded/put_back_hugetlb folio_putback_hugetlb " PROBE_FOLIO,
+		"r:bounded/compacted try_to_compact_pages",
+		"p:bounded/drain drain_all_pages zone=$arg1:x64 caller=$stack0:symbol",
+		NULL,
+	},
 };
 
 static const char *const events[] = {
-	PROBES,
-	INSTANCE "/events/migrate/mm_migrate_pages",
-	INSTANCE "/events/migrate/mm_migrate_pages_start",
-	INSTANCE "/events/compaction/mm_compaction_try_to_compact_pages",
-	INSTANCE "/events/workqueue/workqueue_queue_work",
-	INSTANCE "/events/workqueue/workqueue_execute_start",
-	INSTANCE "/events/workqueue/workqueue_execute_end",
+	"bounded",
+	"migrate/mm_migrate_pages",
+	"migrate/mm_migrate_pages_start",
+	"compaction/mm_compaction_try_to_compact_pages",
+	"workqueue/workqueue_queue_work",
+	"workqueue/workqueue_execute_start",
+	"workqueue/workqueue_execute_end",
 };
 
 /* What one task did, or had done by a thread of the kernel. In base pages. */
@@ -88,72 +87,16 @@ static void set(const char *path, const char *text)
 	}
 }
 
-static void event_set(const char *event, const char *text)
-{
-	char path[160];
-
-	snprintf(path, sizeof(path), "%s/enable", event);
-	set(path, text);
-}
-
-static void probe_add(const char *probe)
-{
-	int fd = open(TRACING "/kprobe_events", O_WRONLY | O_APPEND | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, probe, strlen(probe)) != (ssize_t)strlen(probe))
-		die("probe %s", probe);
-	close(fd);
-}
-
-static void record_clear(void)
-{
-	int fd = open(INSTANCE "/trace", O_WRONLY | O_TRUNC | O_CLOEXEC);
-
-	if (fd < 0)
-		die(INSTANCE "/trace");
-	close(fd);
-}
-
-/* Removes what a test that was ended may have left, too. */
-static void record_stop(void)
-{
-	char text[128], name[32];
-
-	if (!access(INSTANCE, F_OK)) {
-		if (!access(PROBES, F_OK))
-			event_set(PROBES, "0");
-		if (rmdir(INSTANCE))
-			die("rmdir " INSTANCE);
-	}
-	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
-		if (sscanf(probes[i] + strlen("p:bounded/"), "%31s", name) != 1)
-			die("probe %s", probes[i]);
-		snprintf(text, sizeof(text), TRACING "/events/bounded/%s", name);
-		if (access(text, F_OK))
-			continue;
-		snprintf(text, sizeof(text), "-:bounded/%s", name);
-		probe_add(text);
-	}
-}
-
 /* Calls that go on and on would fill the buffers with more than their drains. */
 enum what { ALL, DRAINS };
 
 static void record_start(enum what what)
 {
-	tracefs_mount();
-	record_stop();
-	for (size_t i = 0; i < ARRAY_LEN(probes); i++)
-		probe_add(probes[i]);
-	if (mkdir(INSTANCE, 0700))
-		die("mkdir " INSTANCE);
-	/* The same on all CPUs, so that lines of a task that changes CPUs stay in order. */
-	set(INSTANCE "/trace_clock", "global");
-	set(INSTANCE "/buffer_size_kb", "8192");
+	recording_start(&recording, "8192");
 	for (size_t i = 0; i < ARRAY_LEN(events) && what == ALL; i++)
-		event_set(events[i], "1");
+		recording_of(&recording, events[i]);
 	if (what == DRAINS)
-		event_set(PROBES "/drain", "1");
+		recording_of(&recording, "bounded/drain");
 }
 
 static struct seen *seen_of(struct record *r, pid_t pid)
@@ -183,77 +126,53 @@ static pid_t work_of(const struct record *r, uint64_t id)
 	return 0;
 }
 
-/* The number behind KEY=, in whatever base it is written. */
-static uint64_t number_of(const char *line, const char *key)
+static void look_at(void *data, const struct event *event)
 {
-	const char *p = strstr(line, key);
+	struct record *r = data;
+	struct seen *s = seen_of(r, event->pid);
 
-	if (!p)
-		die("no %s in %s", key, line);
-	return strtoull(p + strlen(key), NULL, 0);
-}
+	if (event_is(event, "workqueue_execute_start")) {
+		const char *work = strstr(event->what, "struct ");
 
-static long pages_of(const char *line)
-{
-	bool large = number_of(line, " flags=") >> 6 & 1;
-
-	return large ? 1L << (number_of(line, " second=") & 0xff) : 1;
-}
-
-static void look_at(struct record *r, const char *line)
-{
-	const char *cpu = strstr(line, " ["), *dash = cpu, *event;
-	struct seen *s;
-
-	if (*line == '#' || !cpu)
-		return;
-	while (dash > line && *dash != '-')
-		dash--;
-	event = strstr(cpu, ": ");
-	if (!event)
-		return;
-	event += 2;
-	s = seen_of(r, atoi(dash + 1));
-
-#define IS(name) (!strncmp(event, name ": ", strlen(name ": ")))
-	if (IS("workqueue_execute_start")) {
-		s->works_for = work_of(r, strtoull(strstr(event, "struct ") + 7, NULL, 16));
+		s->works_for = work_of(r, strtoull(work + strlen("struct "), NULL, 16));
 		return;
 	}
-	if (IS("workqueue_execute_end")) {
+	if (event_is(event, "workqueue_execute_end")) {
 		s->works_for = 0;
 		return;
 	}
 	if (s->works_for)
 		s = seen_of(r, s->works_for);
-	if (IS("workqueue_queue_work")) {
+	if (event_is(event, "workqueue_queue_work")) {
+		const char *work = strstr(event->what, "struct=");
+
 		if (s->isolated)
-			work_queued(r, strtoull(strstr(event, "struct=") + 7, NULL, 16), s->pid);
+			work_queued(r, strtoull(work + strlen("struct="), NULL, 16), s->pid);
 		return;
 	}
-	if (IS("mm_compaction_try_to_compact_pages")) {
+	if (event_is(event, "mm_compaction_try_to_compact_pages")) {
 		s->compacting = true;
 		if (s->held) {
 			s->compactions_holding++;
-			fprintf(stderr, "# holding %ld pages: %s", s->held, line);
+			fprintf(stderr, "# holding %ld pages: %s", s->held, event->line);
 		} else {
 			s->compactions++;
 		}
-	} else if (IS("compacted")) {
+	} else if (event_is(event, "compacted")) {
 		s->compacting = false;
-	} else if (IS("drain")) {
-		if (!strstr(line, "[page_migrate]"))
+	} else if (event_is(event, "drain")) {
+		if (!strstr(event->what, "[page_migrate]"))
 			return;
-		if (number_of(line, " zone="))
+		if (event_number(event, "zone"))
 			r->drains_of_zones++;
 		else
 			r->drains_of_all++;
 	} else if (s->compacting) {
 		/* Compaction moves pages of its own. */
-	} else if (IS("isolated")) {
-		long n = pages_of(line);
+	} else if (event_is(event, "isolated")) {
+		long n = event_pages(event);
 
-		if (!number_of(line, " ok="))
+		if (!event_number(event, "ok"))
 			return;
 		s->held += n;
 		s->isolated += n;
@@ -261,38 +180,28 @@ static void look_at(struct record *r, const char *line)
 			s->most = s->held;
 		if (n > s->largest)
 			s->largest = n;
-	} else if (IS("put_back")) {
-		s->held -= pages_of(line);
-	} else if (IS("put_back_hugetlb")) {
-		s->held -= pages_of(line);
-		s->hugetlb_back += pages_of(line);
-	} else if (IS("mm_migrate_pages_start")) {
+	} else if (event_is(event, "put_back")) {
+		s->held -= event_pages(event);
+	} else if (event_is(event, "put_back_hugetlb")) {
+		s->held -= event_pages(event);
+		s->hugetlb_back += event_pages(event);
+	} else if (event_is(event, "mm_migrate_pages_start")) {
 		s->hugetlb_back = 0;
-	} else if (IS("mm_migrate_pages")) {
-		long n = number_of(line, " nr_succeeded=");
+	} else if (event_is(event, "mm_migrate_pages")) {
+		long n = event_number(event, "nr_succeeded");
 
 		s->moved += n;
 		/* Of the pages that moved, hugetlb alone gives the old ones back. */
 		s->held -= n - s->hugetlb_back;
 	}
-#undef IS
 }
 
 static const struct record *record_read(void)
 {
 	static struct record r;
-	FILE *f = fopen(INSTANCE "/trace", "re");
-	char line[1024];
 
-	if (!f)
-		die(INSTANCE "/trace");
 	memset(&r, 0, sizeof(r));
-	while (fgets(line, sizeof(line), f)) {
-		if (strstr(line, "EVENTS]"))
-			die("events are lost");
-		look_at(&r, line);
-	}
-	fclose(f);
+	recording_read(&recording, look_at, &r);
 	return &r;
 }
 
@@ -523,7 +432,7 @@ FIXTURE_TEARDOWN(batch)
 {
 	if (!self->r.p)
 		return;
-	record_stop();
+	recording_stop(&recording);
 	if (variant->kind == HUGETLB) {
 		munmap(self->r.p, FOLIOS * HPAGE);
 		node_pool(self->from, "0");
@@ -542,7 +451,7 @@ TEST_F(batch, isolates_at_most)
 	struct seen s;
 
 	set_workers("1");
-	record_clear();
+	recording_clear(&recording);
 	ASSERT_EQ(0, pm_move(fd, 0, r->p, r->npages * PAGE, 0, 1, &self->from, &self->to, &res))
 		pm_print(&res);
 	s = seen_of_all();
@@ -579,7 +488,7 @@ static void in_calls(struct __test_metadata *_metadata, const struct range *r, i
 		struct seen s;
 
 		req.max_pages = limit;
-		record_clear();
+		recording_clear(&recording);
 		ASSERT_EQ(0, pm_migrate(fd, &req)) pm_print(&req.result);
 		s = seen_of_all();
 		if (!from_resume)
@@ -832,7 +741,7 @@ FIXTURE_TEARDOWN(compaction)
 {
 	if (!has_thp())
 		return;
-	record_stop();
+	recording_stop(&recording);
 	if (variant->confined) {
 		cg_leave(getpid());
 		cg_remove(&self->cg);
@@ -903,7 +812,7 @@ TEST_F(compaction, never_while_holding)
 	long stalls = vmstat("compact_stall");
 
 	set_workers("2");
-	record_clear();
+	recording_clear(&recording);
 	for (int i = 0; i < variant->jobs; i++) {
 		call[i] = (struct large_call){ &self->job[i], self->old, self->new };
 		ASSERT_EQ(0, pthread_create(&self->job[i].thread, NULL, move_large, &call[i]));
@@ -1033,7 +942,7 @@ TEST(room_on_the_list_of_another_cpu)
 		}
 	}
 	r = record_read();
-	record_stop();
+	recording_stop(&recording);
 	for (int i = 0; i < DRAINERS; i++) {
 		d[i].end = true;
 		pthread_join(thread[i], NULL);
@@ -1129,7 +1038,7 @@ TEST(swaps_of_full_nodes_side_by_side)
 		}
 	}
 	r = record_read();
-	record_stop();
+	recording_stop(&recording);
 	if (swaps == 1) {
 		d.end = true;
 		pthread_join(drainer, NULL);

@@ -154,8 +154,8 @@ pub(crate) struct Batch {
     /// for the folios one after the other.
     slots: KVVec<u16>,
     indexed: usize,
-    /// The number that was looked up last.
-    looked_up: u16,
+    /// The folio that is most likely to be looked for next.
+    guess: u16,
     runs: KVVec<Run>,
     /// Base pages of its folios that were met for the first time.
     pages: u64,
@@ -180,7 +180,7 @@ impl Batch {
             entries: KVVec::new(),
             slots: KVVec::new(),
             indexed: 0,
-            looked_up: NO_ENTRY,
+            guess: NO_ENTRY,
             runs: KVVec::new(),
             pages: 0,
             size: 0,
@@ -315,15 +315,14 @@ impl Batch {
     /// The number of the folio that has or had this frame. The kernel isolates each folio to the head of
     /// a list, so that it asks for the last one first, and then for the one before it.
     pub(crate) fn number(&mut self, pfn: Pfn) -> Option<u16> {
-        let behind = self.looked_up.min(short(self.entries.len()));
-        let number = self.if_has(behind.wrapping_sub(1), pfn).or_else(|| {
+        let number = self.if_has(self.guess, pfn).or_else(|| {
             self.index();
             (0..=MAX_ORDER).find_map(|order| {
                 let number = *self.slots.get(self.slot(pfn.head(order)))?;
                 self.if_has(number, pfn)
             })
         })?;
-        self.looked_up = number;
+        self.guess = number.wrapping_sub(1);
         Some(number)
     }
 
@@ -376,6 +375,7 @@ impl Batch {
         };
         // The caller has seen that there is room.
         let _ = self.entries.push_within_capacity(entry);
+        self.guess = number;
         self.push_run(found, number, pair, false);
         self.pages = self.pages.saturating_add(found.pages.len as u64);
         self.size = self.size.saturating_add(found.frames.len as u64);
@@ -387,10 +387,30 @@ impl Batch {
         self.push_run(found, NO_ENTRY, short(pair), false);
     }
 
-    /// Notes whether a place was found for a folio, by its number, or for a part of it.
-    pub(crate) fn note_room(&mut self, number: u16, found: bool) {
+    /// Notes that no place was found for a folio, by its number, or for a part of it.
+    pub(crate) fn note_no_room(&mut self, number: u16) {
         if let Some(entry) = self.entries.get_mut(usize::from(number)) {
-            entry.no_room = !found;
+            entry.no_room = true;
+        }
+    }
+
+    /// Notes that a place was found for `nr_pages` of a folio, by its number. If that is all of it, it has moved,
+    /// unless [`note_not_placed`](Self::note_not_placed) follows.
+    pub(crate) fn note_placed(&mut self, number: u16, nr_pages: usize, fallback: bool) {
+        if let Some(entry) = self.entries.get_mut(usize::from(number)) {
+            entry.no_room = false;
+            if nr_pages >= entry.frames.len {
+                entry.fate = Fate::Moved { fallback };
+            }
+        }
+    }
+
+    /// Notes that the place for a folio, by its number, or for a part of it, was not used.
+    pub(crate) fn note_not_placed(&mut self, number: u16) {
+        let entry = self.entries.get_mut(usize::from(number));
+        // Of a part, nothing has been noted yet.
+        if let Some(entry) = entry.filter(|entry| matches!(entry.fate, Fate::Moved { .. })) {
+            entry.fate = Fate::Gone;
         }
     }
 
@@ -542,7 +562,6 @@ impl Batch {
             self.slots.fill(NO_ENTRY);
             self.indexed = 0;
         }
-        self.looked_up = NO_ENTRY;
         // INVARIANT: All slots are empty.
         self.entries.clear();
         self.runs.clear();

@@ -307,6 +307,9 @@ impl<'a> Migration<'a> {
         self.pass(&mut lists.plain, wait);
         self.pass(&mut lists.huge, wait);
         self.pass(&mut lists.served, false);
+        if !self.batch.has_large() {
+            return self.scratch.placed.len() as u64;
+        }
         let mut copied = 0u64;
         for placed in self.scratch.placed.iter() {
             let nr_pages = placed.frames.len;
@@ -407,7 +410,7 @@ impl<'a> Migration<'a> {
         }
         let Some(place) = self.place_for(src, key) else {
             if let Some(number) = self.batch.number(key.first) {
-                self.batch.note_room(number, false);
+                self.batch.note_no_room(number);
             }
             return false;
         };
@@ -643,12 +646,12 @@ impl Mover for Migration<'_> {
         let number = self.batch.number(src.frames.first)?;
         if let Some((folio, fallback)) = self.place(src, number) {
             if self.remember(number, src, &folio, fallback).is_ok() {
-                self.batch.note_room(number, true);
+                self.batch.note_placed(number, src.frames.len, fallback);
                 return Some(folio);
             }
             self.out_of_memory = true;
         } else {
-            self.batch.note_room(number, false);
+            self.batch.note_no_room(number);
         }
         self.short = true;
         let large = src.order > 0;
@@ -662,6 +665,9 @@ impl Mover for Migration<'_> {
         let placed = &mut self.scratch.placed;
         if let Some(at) = placed.iter().rposition(|p| p.frames == frames) {
             self.frames.remove(frames);
+            if let Some(placed) = placed.get(at) {
+                self.batch.note_not_placed(placed.number);
+            }
             // Order does not matter: the last one takes its place.
             if let Some(last) = placed.pop() {
                 if let Some(slot) = placed.get_mut(at) {

@@ -191,16 +191,16 @@ where
         if !candidates && new.contains(&ANY) {
             return Err(ListError::NoCandidate);
         }
-        // INVARIANT: `pairs` holds `NO_PAIR` or indices of `old`, which is as long as `new`.
-        let mut map = Self { pairs, new, flags };
-        for index in 0..nr_nodes {
-            if NodeId::new(index).is_some_and(|node| map.pair(node).is_some()) {
-                if let Some(flag) = map.flags.get_mut(index) {
-                    *flag |= OLD;
-                }
+        for (index, (slot, flag)) in pairs.iter_mut().zip(flags.iter_mut()).enumerate() {
+            match new.get(usize::from(*slot)) {
+                // Also what the lists leave where it is.
+                Some(&to) if node_index(to, nr_nodes) == Some(index) => *slot = NO_PAIR,
+                Some(_) => *flag |= OLD,
+                None => {}
             }
         }
-        Ok(map)
+        // INVARIANT: `pairs` holds `NO_PAIR` or indices of `old`, which is as long as `new`.
+        Ok(Self { pairs, new, flags })
     }
 
     /// For each node number, whether pages that are found there are to move: [`OLD`].
@@ -223,9 +223,7 @@ where
     /// The pair that moves pages away from `node`, or `None` where they stay.
     pub(crate) fn pair(&self, node: NodeId) -> Option<usize> {
         let pair = *self.pairs.get(node.index())?;
-        let to = *self.new.get(usize::from(pair))?;
-        (pair != NO_PAIR && node_index(to, self.pairs.len()) != Some(node.index()))
-            .then_some(usize::from(pair))
+        (pair != NO_PAIR).then_some(usize::from(pair))
     }
 
     /// The node that a pair names, if it is not a wildcard.

@@ -248,7 +248,7 @@ pub(crate) fn allocate_some(node: NodeId, wanted: usize, pages: &mut KVVec<NewFo
     // SAFETY: As in `allocate`; there is room for all that may be written.
     let got =
         unsafe { bindings::pm_shim_folio_alloc_some(node.get(), wanted, folios.as_mut_ptr()) };
-    for folio in folios.into_iter().take(got) {
+    for &folio in folios.iter().take(got) {
         // INVARIANT: The reference is ours.
         if let Some(folio) = NonNull::new(folio).map(NewFolio) {
             // There is room. If there were none, the page would be given back.

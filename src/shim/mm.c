@@ -139,7 +139,7 @@ static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
 	return 1;
 }
 
-static bool pm_folio_is_pinned(struct folio *folio)
+static __always_inline bool pm_folio_is_pinned(struct folio *folio)
 {
 	if (folio_test_large(folio))
 		return folio_maybe_dma_pinned(folio);
@@ -163,7 +163,8 @@ static bool pm_folio_is_user(struct folio *folio)
 		folio_mapping(folio));
 }
 
-void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
+static __always_inline void pm_facts(struct pm_folio *out, struct folio *folio,
+				     u32 flags)
 {
 	out->nr_pages = 1;
 	if (folio_test_anon(folio))
@@ -184,6 +185,11 @@ void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
 	out->pfn = folio_pfn(folio);
 	out->nid = folio_nid(folio);
 	out->flags = flags;
+}
+
+void pm_folio_facts(struct pm_folio *out, struct folio *folio, u32 flags)
+{
+	pm_facts(out, folio, flags);
 }
 
 /* Take pages out of the set of those to look at. Return: how many were in it. */
@@ -295,19 +301,14 @@ static __always_inline int pm_walk_hand_over(struct pm_walk_state *st,
 	return 1;
 }
 
-/*
- * Hand a run of pages over, or those of them that are to be looked at. Return: 1
- * to stop before one of them.
- */
-static int pm_walk_show(struct mm_walk *mw, struct pm_folio *facts)
+/* Hand those pages of a run over that are to be looked at. */
+static noinline int pm_walk_show_only(struct pm_walk_state *st,
+				      struct pm_folio *facts)
 {
-	struct pm_walk_state *st = mw->private;
 	struct pm_set *only = st->walk->only;
 	unsigned long first = facts->addr >> PAGE_SHIFT, index = facts->index;
 	unsigned long page = first, end = first + facts->mapped;
 
-	if (!only)
-		return pm_walk_hand_over(st, facts);
 	while ((page = pm_shim_set_next(only, page, end)) < end) {
 		unsigned long gap = pm_shim_set_gap(only, page, end);
 
@@ -322,7 +323,15 @@ static int pm_walk_show(struct mm_walk *mw, struct pm_folio *facts)
 	return 0;
 }
 
-/* Hand a run of pages of one folio over. Return: 1 to stop before one of them. */
+/* Hand a run of pages over. Return: 1 to stop before one of them. */
+static __always_inline int pm_walk_show(struct pm_walk_state *st,
+					struct pm_folio *facts)
+{
+	return unlikely(st->walk->only) ? pm_walk_show_only(st, facts) :
+					  pm_walk_hand_over(st, facts);
+}
+
+/* The same for pages of one folio. Return: 1 to stop before one of them. */
 static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 		       unsigned long index, unsigned long mapped,
 		       unsigned long addr)
@@ -332,8 +341,8 @@ static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 
 	if (!folio_test_anon(folio))
 		flags |= st->file_flags;
-	pm_folio_facts(&facts, folio, flags);
-	return pm_walk_show(mw, &facts);
+	pm_facts(&facts, folio, flags);
+	return pm_walk_show(st, &facts);
 }
 
 /* The same for pages that somebody else is moving. */
@@ -355,7 +364,7 @@ static int pm_walk_migrating(struct mm_walk *mw, softleaf_t entry,
 		return 0;
 	if (folio_test_anon(folio))
 		facts.flags |= PM_FOLIO_ANON;
-	return pm_walk_show(mw, &facts);
+	return pm_walk_show(st, &facts);
 }
 
 /* A place without anything to look at. */

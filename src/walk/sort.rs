@@ -78,14 +78,17 @@ impl Sorter<'_> {
 
     /// Isolates a folio into the list for its kind.
     fn isolate(&mut self, mapped: &Mapped<'_>) -> bool {
-        match &mut self.lists {
-            Some(lists) if mapped.is_hugetlb() => mapped.isolate(&mut lists.huge),
-            Some(lists) if self.context.served && !mapped.is_anon() => {
-                mapped.isolate(&mut lists.served)
-            }
-            Some(lists) => mapped.isolate(&mut lists.plain),
-            None => true,
-        }
+        let Some(lists) = &mut self.lists else {
+            return true;
+        };
+        let list = if mapped.is_hugetlb() {
+            &mut lists.huge
+        } else if self.context.served && !mapped.is_anon() {
+            &mut lists.served
+        } else {
+            &mut lists.plain
+        };
+        mapped.isolate(list)
     }
 }
 
