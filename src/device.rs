@@ -265,7 +265,7 @@ fn status(outcome: &Outcome) -> Result<isize> {
         End::Signal => Err(EINTR),
         End::TargetGone if counts.is_empty() => Err(ESRCH),
         End::OutOfMemory => Err(ENOMEM),
-        End::Done | End::TargetGone if counts.no_memory() > 0 => Err(ENOMEM),
-        End::Done | End::TargetGone => Ok(counts.left().min(i32::MAX as u64) as isize),
+        End::Done | End::TargetGone if counts.no_memory().any() => Err(ENOMEM),
+        End::Done | End::TargetGone => Ok(counts.left().get().min(i32::MAX as u64) as isize),
     }
 }

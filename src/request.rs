@@ -20,7 +20,8 @@ use crate::{
             NodeLists,
             Order,
             Range, //
-        }, //
+        },
+        units::Pages, //
     },
     shim::node,
     target::{
@@ -158,7 +159,7 @@ impl Migrate {
             keep_policy: self.flags & uapi::KEEP_POLICY != 0,
             new_job: self.flags & uapi::NEW_JOB != 0,
             workers: self.workers,
-            max_pages: (self.max_pages > 0).then_some(self.max_pages),
+            max_pages: (self.max_pages > 0).then_some(Pages::new(self.max_pages)),
             dry_run: self.flags & uapi::DRY_RUN != 0,
             exclusive: self.flags & uapi::EXCLUSIVE != 0,
             strict: self.flags & uapi::STRICT != 0,
@@ -247,11 +248,11 @@ impl Reply {
     /// # Errors
     ///
     /// `EFAULT` if the caller has taken the memory away meanwhile.
-    pub(crate) fn write(&self, result: &uapi::CallResult, by_pair: &[u64]) -> Result {
+    pub(crate) fn write(&self, result: &uapi::CallResult, by_pair: &[Pages]) -> Result {
         if self.by_pair != 0 {
             let mut writer = user_slice::<u64>(self.by_pair, self.pairs)?.writer();
             for pages in by_pair {
-                writer.write(pages)?;
+                writer.write(&pages.get())?;
             }
         }
         write_result(self.result, result)
@@ -299,10 +300,10 @@ impl Placement {
     /// # Errors
     ///
     /// `EFAULT`, or `EINTR` if a signal came meanwhile: `count` may be large.
-    pub(crate) fn write(&self, pages: &[u64]) -> Result {
+    pub(crate) fn write(&self, pages: &[Pages]) -> Result {
         let mut writer = user_slice::<u64>(self.pages, self.count)?.writer();
         for count in pages {
-            writer.write(count)?;
+            writer.write(&count.get())?;
         }
         let zeros = [0u8; 512];
         while !writer.is_empty() {

@@ -47,19 +47,19 @@ pub(crate) const MAX_WORKERS: u32 = order::MAX_WORKERS as u32;
 /// The result as the caller gets it. `resume_va` is where the call stopped.
 pub(crate) fn result(totals: Totals, resume_va: usize) -> CallResult {
     CallResult {
-        moved: totals.moved,
-        moved_fallback: totals.moved_fallback,
-        already_moved: totals.already_moved,
-        in_place: totals.in_place,
-        exempt: totals.exempt,
-        shared: totals.shared,
-        busy: totals.busy,
-        pinned: totals.pinned,
-        unmovable: totals.unmovable,
-        no_memory: totals.no_memory,
+        moved: totals.moved.get(),
+        moved_fallback: totals.moved_fallback.get(),
+        already_moved: totals.already_moved.get(),
+        in_place: totals.in_place.get(),
+        exempt: totals.exempt.get(),
+        shared: totals.shared.get(),
+        busy: totals.busy.get(),
+        pinned: totals.pinned.get(),
+        unmovable: totals.unmovable.get(),
+        no_memory: totals.no_memory.get(),
         policies: totals.policies,
         resume_va: resume_va as u64,
-        gone: totals.gone,
+        gone: totals.gone.get(),
         reserved: 0,
     }
 }

@@ -34,7 +34,10 @@ use crate::{
             Order,
             Range, //
         },
-        units::Pfn, //
+        units::{
+            Pages,
+            Pfn, //
+        }, //
     },
     shim::{
         self,
@@ -83,9 +86,9 @@ pub(crate) struct Outcome {
     /// Its counts.
     pub(crate) counts: Counts,
     /// Pages that left each old node.
-    pub(crate) by_pair: KVVec<u64>,
+    pub(crate) by_pair: KVVec<Pages>,
     /// Base pages that have been copied, mapped in the range or not; in a dry run those that would be.
-    copied: u64,
+    copied: Pages,
     /// Where it stopped.
     pub(crate) resume: usize,
     /// Why it stopped.
@@ -178,8 +181,8 @@ pub(super) fn migrate(
         nodes,
         outcome: Outcome {
             counts: Counts::default(),
-            by_pair: KVVec::from_elem(0, pairs, GFP_KERNEL)?,
-            copied: 0,
+            by_pair: KVVec::from_elem(Pages::NONE, pairs, GFP_KERNEL)?,
+            copied: Pages::NONE,
             resume: start,
             end: End::Done,
         },
@@ -197,7 +200,7 @@ pub(super) fn migrate(
     }
     let waits = call.waiting.waits();
     call.stay(waits, ended.err());
-    running.show(&call.outcome.counts, 0, call.outcome.resume);
+    running.show(&call.outcome.counts, Pages::NONE, call.outcome.resume);
     drop(running);
     call.load.tidy();
     call.waiting.clear();
@@ -226,22 +229,22 @@ pub(super) fn settle(
     } = outcome;
     let pages = load.batch.pages();
     let (moved, gone) = (counts.all_moved(), counts.gone());
-    *copied = copied.saturating_add(core::mem::take(&mut load.copied));
+    *copied += core::mem::take(&mut load.copied);
     load.batch.settle(counts, by_pair, |counts, wait| {
         // Without memory to note that it waits it is not tried again.
         if dry_run || waiting.add(&wait).is_err() {
-            counts.stay(wait.reason, wait.pages.len as u64);
+            counts.stay(wait.reason, wait.pages.pages());
         }
     });
     if let Some(usecs) = load.usecs.take() {
-        let moved = counts.all_moved().saturating_sub(moved);
-        let gone = counts.gone().saturating_sub(gone);
+        let moved = counts.all_moved() - moved;
+        let gone = counts.gone() - gone;
         trace::batch(&trace::Batch {
             pid: task::process_id(task),
             va: load.at,
-            pages,
-            moved,
-            left: pages.saturating_sub(moved).saturating_sub(gone),
+            pages: pages.get(),
+            moved: moved.get(),
+            left: (pages - moved - gone).get(),
             usecs,
         });
     }
@@ -443,7 +446,7 @@ impl Call<'_> {
         at: usize,
         end: usize,
         look: Look,
-        limit: u64,
+        limit: Pages,
     ) -> Result<WalkEnd, End> {
         let map = &self.order.map;
         let nodes = match look {
@@ -492,10 +495,9 @@ impl Call<'_> {
     }
 
     /// Base pages that the next batch may have.
-    pub(super) fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> Pages {
         self.order.max_pages.map_or(batch::MAX_PAGES, |max| {
-            max.saturating_sub(self.outcome.copied)
-                .clamp(1, batch::MAX_PAGES)
+            (max - self.outcome.copied).clamp(Pages::new(1), batch::MAX_PAGES)
         })
     }
 

@@ -31,7 +31,10 @@ use crate::{
             Order,
             Range, //
         },
-        units::Pfn, //
+        units::{
+            Pages,
+            Pfn, //
+        }, //
     },
     shim::{
         node, //
@@ -98,7 +101,7 @@ struct Job {
     lists: NodeLists,
     frames: Arc<PageSet<Pfn>>,
     cookie: Cookie,
-    moved: u64,
+    moved: Pages,
 }
 
 /// How far the work of an open file is, for whoever looks while it goes on.
@@ -135,26 +138,26 @@ impl Progress {
 struct Running<'a> {
     progress: Option<&'a Progress>,
     /// Pages that earlier calls of the job have moved.
-    before: u64,
+    before: Pages,
 }
 
 impl<'a> Running<'a> {
-    fn begin(progress: Option<&'a Progress>, before: u64, va: usize) -> Self {
+    fn begin(progress: Option<&'a Progress>, before: Pages, va: usize) -> Self {
         let running = Self { progress, before };
         if let Some(progress) = progress {
             progress.running.store(1, Relaxed);
         }
-        running.show(&Counts::default(), 0, va);
+        running.show(&Counts::default(), Pages::NONE, va);
         running
     }
 
     /// Shows counts, and besides them the pages that wait.
-    fn show(&self, counts: &Counts, waiting: u64, va: usize) {
+    fn show(&self, counts: &Counts, waiting: Pages, va: usize) {
         if let Some(progress) = self.progress {
-            let moved = self.before.saturating_add(counts.all_moved());
-            progress.moved.store(moved, Relaxed);
-            let left = counts.left().saturating_add(counts.no_memory());
-            progress.left.store(left.saturating_add(waiting), Relaxed);
+            let moved = self.before + counts.all_moved();
+            progress.moved.store(moved.get(), Relaxed);
+            let left = counts.left() + counts.no_memory() + waiting;
+            progress.left.store(left.get(), Relaxed);
             progress.va.store(va as u64, Relaxed);
         }
     }
@@ -185,14 +188,14 @@ pub(crate) fn run(
         let frames = Arc::new(PageSet::new()?, GFP_KERNEL_ACCOUNT)?;
         if order.dry_run {
             // The old job stays, and the new one is just imagined.
-            let running = Running::begin(None, 0, 0);
+            let running = Running::begin(None, Pages::NONE, 0);
             return call::migrate(order, target, desk, &frames, Cookie::new(), running);
         }
         *slot = Some(Job {
             lists: order.lists.try_clone()?,
             frames,
             cookie: Cookie::new(),
-            moved: 0,
+            moved: Pages::NONE,
         });
     }
     let job = slot.as_mut().ok_or(EINVAL)?;
@@ -200,7 +203,7 @@ pub(crate) fn run(
     let running = Running::begin(shown, job.moved, order.range.start);
     let outcome = call::migrate(order, target, desk, &job.frames, job.cookie, running)?;
     if !order.dry_run {
-        job.moved = job.moved.saturating_add(outcome.counts.all_moved());
+        job.moved += outcome.counts.all_moved();
     }
     Ok(outcome)
 }
@@ -210,8 +213,8 @@ pub(crate) fn run(
 /// # Errors
 ///
 /// `EINTR` if a signal came, `ESRCH` if the target exited, `ENOMEM`.
-pub(crate) fn census(range: Range, target: &Target) -> Result<KVVec<u64>> {
-    let mut pages = KVVec::from_elem(0, node::count(), GFP_KERNEL)?;
+pub(crate) fn census(range: Range, target: &Target) -> Result<KVVec<Pages>> {
+    let mut pages = KVVec::from_elem(Pages::NONE, node::count(), GFP_KERNEL)?;
     let Range { start: mut va, end } = range;
     while va < end {
         let mut census = Census { pages: &mut pages };

@@ -24,6 +24,7 @@ use crate::{
         counts::Reason,
         units::{
             PageNumber,
+            Pages,
             Vpn, //
         }, //
     },
@@ -45,13 +46,13 @@ use super::{
 };
 
 /// Pages of a pair that a batch takes at a time, at least.
-const MIN_SHARE: u64 = 32;
+const MIN_SHARE: Pages = Pages::new(32);
 
 /// Walks for one batch, at most. What the first of them has isolated waits for the last.
 const MAX_WALKS: usize = 32;
 
 /// So many pages may wait for an attempt in the middle of the first pass.
-const FEW: u64 = 2 * batch::MAX_PAGES;
+const FEW: Pages = Pages::new(2 * batch::MAX_PAGES.get());
 
 /// How long kswapd gets before the last round.
 const KSWAPD_PAUSE: Delta = Delta::from_millis(20);
@@ -64,12 +65,12 @@ impl Call<'_> {
     /// Says why the call must end before that. It is to go on from the first page that waits.
     pub(super) fn rounds(&mut self, running: &Running<'_>) -> Result<(), End> {
         let mut rounds = Rounds::new();
-        let mut before = 0;
+        let mut before = Pages::NONE;
         loop {
             let waits = self.waiting.waits();
             let moved = self.outcome.counts.all_moved();
             let left = Left {
-                moved: moved.saturating_sub(before),
+                moved: moved - before,
                 no_memory: waits.no_memory,
                 busy: waits.busy,
             };
@@ -152,8 +153,8 @@ impl Call<'_> {
         drop(self.load.batch.take_unwritten());
         let waits = self.waiting.begin_round();
         // Each page that waits may be in a file whose mark has been forgotten, or that is new.
-        self.marks_left = waits.total();
-        let mut taken = 0;
+        self.marks_left = waits.total().get();
+        let mut taken = Pages::NONE;
         let done = self.retry(attempt, &mut taken);
         let missed = waits.without(taken);
         match done {
@@ -171,7 +172,7 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn retry(&mut self, attempt: Attempt, taken: &mut u64) -> Result<(), End> {
+    fn retry(&mut self, attempt: Attempt, taken: &mut Pages) -> Result<(), End> {
         let mut rest = Vpn::new(0);
         loop {
             self.read_mark()?;
@@ -196,13 +197,14 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn fill_batch(&mut self, rest: &mut Vpn, taken: &mut u64) -> Result<Option<Vpn>, End> {
+    fn fill_batch(&mut self, rest: &mut Vpn, taken: &mut Pages) -> Result<Option<Vpn>, End> {
         let end = self.order.range.end;
         let limit = self.limit();
         let pairs = self.waiting.pairs_left().clamp(1, MAX_WALKS);
         let share = limit
+            .get()
             .checked_div(pairs as u64)
-            .unwrap_or(limit)
+            .map_or(limit, Pages::new)
             .max(MIN_SHARE);
         let mut first = None;
         for _ in 0..pairs {
@@ -214,7 +216,7 @@ impl Call<'_> {
                 },
             };
             first = first.or(Some(page));
-            let upto = limit.min(self.load.batch.size().saturating_add(share));
+            let upto = limit.min(self.load.batch.size() + share);
             let walked = match self.walk(page.get() << PAGE_SHIFT, end, look, upto) {
                 Ok(walked) => walked,
                 Err(ended) => {
@@ -222,7 +224,7 @@ impl Call<'_> {
                     return Err(ended);
                 }
             };
-            *taken = taken.saturating_add(walked.passed.taken);
+            *taken += walked.passed.taken;
             let resume = Vpn::new(walked.resume >> PAGE_SHIFT);
             match look {
                 Look::Pair(pair) => self.waiting.go_on_at(pair, resume),

@@ -8,6 +8,8 @@
 //!
 //! Pure: this file knows no kernel type.
 
+use crate::pure::units::Pages;
+
 /// A round goes over all that waits, of all pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Round {
@@ -27,11 +29,11 @@ pub(crate) enum Round {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Left {
     /// Pages that moved in it.
-    pub(crate) moved: u64,
+    pub(crate) moved: Pages,
     /// Pages without room.
-    pub(crate) no_memory: u64,
+    pub(crate) no_memory: Pages,
     /// Other pages that wait.
-    pub(crate) busy: u64,
+    pub(crate) busy: Pages,
 }
 
 /// A round costs about an eighth of what it costs to move all that it tries. So it has to move more than
@@ -57,15 +59,15 @@ impl Rounds {
     /// The round after one, or after the first pass, that has left this.
     pub(crate) fn next(&mut self, left: Left) -> Option<Round> {
         // What is busy is not helped by others that moved.
-        let helped = left.no_memory > 0 && left.moved > left.no_memory / WORTH;
+        let helped = left.no_memory.any() && left.moved.get() > left.no_memory.get() / WORTH;
         if helped && !self.last {
             return Some(Round::Again);
         }
-        if left.busy > 0 && !self.patient {
+        if left.busy.any() && !self.patient {
             self.patient = true;
             return Some(Round::Patient);
         }
-        let first = !self.last && left.no_memory > 0;
+        let first = !self.last && left.no_memory.any();
         self.last |= first;
         (first || helped).then_some(Round::Last { pause: first })
     }
@@ -76,6 +78,14 @@ mod tests {
     use super::*;
 
     const NODES: usize = 3;
+
+    fn left(moved: u64, no_memory: u64, busy: u64) -> Left {
+        Left {
+            moved: Pages::new(moved),
+            no_memory: Pages::new(no_memory),
+            busy: Pages::new(busy),
+        }
+    }
 
     /// Nodes with free pages, and pages that are to move: each on a node, with the nodes that it may go
     /// to, the best one first.
@@ -130,12 +140,8 @@ mod tests {
             let mut rounds = Rounds::new();
             let mut moved = self.round(batch);
             for count in 0.. {
-                let left = Left {
-                    moved,
-                    no_memory: self.waiting.len() as u64,
-                    busy: self.busy,
-                };
-                if rounds.next(left).is_none() {
+                let waiting = self.waiting.len() as u64;
+                if rounds.next(left(moved, waiting, self.busy)).is_none() {
                     return count;
                 }
                 moved = self.round(batch);
@@ -239,11 +245,7 @@ mod tests {
     #[test]
     fn what_is_busy_is_tried_once_more() {
         let mut rounds = Rounds::new();
-        let busy = Left {
-            moved: 7,
-            no_memory: 0,
-            busy: 1,
-        };
+        let busy = left(7, 0, 1);
         assert_eq!(rounds.next(busy), Some(Round::Patient));
         assert_eq!(rounds.next(busy), None);
     }
@@ -251,11 +253,7 @@ mod tests {
     #[test]
     fn kswapd_gets_one_moment() {
         let mut rounds = Rounds::new();
-        let full = |moved| Left {
-            moved,
-            no_memory: 9,
-            busy: 1,
-        };
+        let full = |moved| left(moved, 9, 1);
         assert_eq!(rounds.next(full(1)), Some(Round::Again));
         assert_eq!(rounds.next(full(0)), Some(Round::Patient));
         assert_eq!(rounds.next(full(1)), Some(Round::Again));
@@ -273,12 +271,7 @@ mod tests {
             let mut rounds = Rounds::new();
             let (mut waiting, mut moved, mut tried, mut all) = (100_000u64, few, 0, few);
             loop {
-                let left = Left {
-                    moved,
-                    no_memory: waiting,
-                    busy: 0,
-                };
-                if rounds.next(left).is_none() {
+                if rounds.next(left(moved, waiting, 0)).is_none() {
                     break;
                 }
                 tried += waiting;

@@ -25,9 +25,12 @@ use crate::{
         Load,
         Way, //
     },
-    pure::order::{
-        self,
-        Order, //
+    pure::{
+        order::{
+            self,
+            Order, //
+        },
+        units::Pages, //
     },
     shim::{
         self,
@@ -46,7 +49,7 @@ use super::call::{
 };
 
 /// Base pages of a batch that is worth a worker's time. The call moves smaller ones itself.
-const MIN_SIZE: u64 = batch::MAX_PAGES / 4;
+const MIN_SIZE: Pages = Pages::new(batch::MAX_PAGES.get() / 4);
 
 /// Batches of such a size that the call itself moves before it has workers. Less work is not worth theirs.
 const ALONE: u32 = 2;

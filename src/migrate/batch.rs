@@ -18,6 +18,7 @@ use crate::{
         },
         units::{
             PageNumber,
+            Pages,
             Pfn,
             Span,
             Vpn, //
@@ -27,10 +28,10 @@ use crate::{
 };
 
 /// Most base pages of a batch; the last folio may pass it.
-pub(crate) const MAX_PAGES: u64 = 1024;
+pub(crate) const MAX_PAGES: Pages = Pages::new(1024);
 
 /// Most folios of a batch.
-pub(crate) const MAX_FOLIOS: usize = MAX_PAGES as usize;
+pub(crate) const MAX_FOLIOS: usize = MAX_PAGES.get() as usize;
 
 /// Folios that the first batch of a call may have. Calls on small processes need no more, and memory for
 /// more would cost them as much as the rest of the call.
@@ -158,9 +159,9 @@ pub(crate) struct Batch {
     guess: u16,
     runs: KVVec<Run>,
     /// Base pages of its folios that were met for the first time.
-    pages: u64,
+    pages: Pages,
     /// Base pages of its folios.
-    size: u64,
+    size: Pages,
     /// Some of them are large.
     has_large: bool,
     /// Parts of those that were split.
@@ -182,8 +183,8 @@ impl Batch {
             indexed: 0,
             guess: NO_ENTRY,
             runs: KVVec::new(),
-            pages: 0,
-            size: 0,
+            pages: Pages::NONE,
+            size: Pages::NONE,
             has_large: false,
             parts: KVVec::new(),
             unwritten: KVVec::new(),
@@ -210,12 +211,12 @@ impl Batch {
     }
 
     /// Base pages of its folios that were met, each counted once.
-    pub(crate) fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> Pages {
         self.pages
     }
 
     /// Base pages of its folios: what is isolated for it, and copied if all of it moves.
-    pub(crate) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> Pages {
         self.size
     }
 
@@ -249,7 +250,7 @@ impl Batch {
     }
 
     /// Whether its folios have `limit` pages, or there is no room for another one.
-    pub(crate) fn is_full(&self, limit: u64) -> bool {
+    pub(crate) fn is_full(&self, limit: Pages) -> bool {
         self.size >= limit.min(MAX_PAGES) || self.entries.len() >= self.capacity()
     }
 
@@ -354,7 +355,7 @@ impl Batch {
         let pair = entry.pair;
         if !again {
             entry.next_index = found.index.saturating_add(found.pages.len);
-            self.pages = self.pages.saturating_add(found.pages.len as u64);
+            self.pages += found.pages.pages();
         }
         self.push_run(found, number, pair, again);
         true
@@ -377,8 +378,8 @@ impl Batch {
         let _ = self.entries.push_within_capacity(entry);
         self.guess = number;
         self.push_run(found, number, pair, false);
-        self.pages = self.pages.saturating_add(found.pages.len as u64);
-        self.size = self.size.saturating_add(found.frames.len as u64);
+        self.pages += found.pages.pages();
+        self.size += found.frames.pages();
         self.has_large |= found.frames.len > 1;
     }
 
@@ -495,19 +496,19 @@ impl Batch {
     pub(crate) fn settle(
         &mut self,
         counts: &mut Counts,
-        by_pair: &mut [u64],
+        by_pair: &mut [Pages],
         mut wait: impl FnMut(&mut Counts, Wait),
     ) {
         for run in self.runs.iter() {
             let each = |offset: usize, nr_pages: usize, fate: Fate| {
-                let pages = nr_pages as u64;
+                let pages = Pages::new(nr_pages as u64);
                 match fate {
                     Fate::Gone | Fate::InParts => counts.stay(Reason::Gone, pages),
                     Fate::Moved { .. } if run.again => counts.stay(Reason::AlreadyMoved, pages),
                     Fate::Moved { fallback } => {
                         counts.moved(pages, fallback);
                         if let Some(sum) = by_pair.get_mut(usize::from(run.pair)) {
-                            *sum = sum.saturating_add(pages);
+                            *sum += pages;
                         }
                     }
                     Fate::Left(reason) if reason.may_change() => wait(
@@ -549,8 +550,8 @@ impl Batch {
     }
 
     /// Empties the batch, of which nothing has been tried. Returns the pages that were met for it.
-    pub(crate) fn give_up(&mut self) -> u64 {
-        let pages = self.runs.iter().map(|run| u64::from(run.len)).sum();
+    pub(crate) fn give_up(&mut self) -> Pages {
+        let pages = self.runs.iter().map(|run| Pages::new(run.len.into())).sum();
         self.clear();
         pages
     }
@@ -566,8 +567,8 @@ impl Batch {
         self.entries.clear();
         self.runs.clear();
         self.parts.clear();
-        self.pages = 0;
-        self.size = 0;
+        self.pages = Pages::NONE;
+        self.size = Pages::NONE;
         self.has_large = false;
         if full {
             self.grow_to(self.capacity().saturating_mul(GROWTH));

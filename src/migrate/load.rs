@@ -14,6 +14,7 @@ use crate::{
         order::Map,
         units::{
             NodeId,
+            Pages,
             Pfn, //
         }, //
     },
@@ -58,7 +59,7 @@ pub(crate) struct Load {
     /// How long the last move took, in microseconds, if somebody watched.
     pub(crate) usecs: Option<u64>,
     /// Base pages that it copied, whether they are mapped in the range or not.
-    pub(crate) copied: u64,
+    pub(crate) copied: Pages,
     /// Memory for bookkeeping ran out in it.
     pub(crate) out_of_memory: bool,
 }
@@ -81,7 +82,7 @@ impl Load {
             scratch: Scratch::new(others)?,
             at: 0,
             usecs: None,
-            copied: 0,
+            copied: Pages::NONE,
             out_of_memory: false,
         })
     }
@@ -91,7 +92,7 @@ impl Load {
         self.give_up();
         self.batch.tidy();
         self.scratch.tidy();
-        self.copied = 0;
+        self.copied = Pages::NONE;
         self.usecs = None;
         self.out_of_memory = false;
     }
@@ -165,7 +166,7 @@ impl Load {
     }
 
     /// Puts the folios back where they came from, and empties the batch. Returns the pages that were met for it.
-    pub(crate) fn give_up(&mut self) -> u64 {
+    pub(crate) fn give_up(&mut self) -> Pages {
         self.lists.put_back();
         self.batch.give_up()
     }

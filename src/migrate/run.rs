@@ -11,6 +11,7 @@ use crate::{
         order::Map,
         units::{
             NodeId,
+            Pages,
             Pfn,
             Span, //
         }, //
@@ -77,7 +78,7 @@ const MAX_WANTS: usize = 16;
 
 /// New folios that a batch may have: its last folio may be a huge page, and all of them in pieces. A gigantic
 /// page is never split.
-const MAX_PLACED: usize = 16 * batch::MAX_PAGES as usize;
+const MAX_PLACED: usize = 16 * batch::MAX_FOLIOS;
 
 /// A batch that may be so large gets pages ahead.
 const MIN_STOCKED: usize = 64;
@@ -189,8 +190,8 @@ impl Scratch {
 
     /// Makes room to note the pieces of large folios that are split, before folios are locked. The kernel may
     /// split any by itself. Where there is no memory, it is tried again for each piece.
-    fn make_room_for_pieces(&mut self, pages: u64) {
-        let pages = usize::try_from(pages).unwrap_or(usize::MAX);
+    fn make_room_for_pieces(&mut self, pages: Pages) {
+        let pages = usize::try_from(pages.get()).unwrap_or(usize::MAX);
         let gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
         let _ = self.placed.reserve(pages.min(MAX_PLACED), gfp);
     }
@@ -298,7 +299,7 @@ impl<'a> Migration<'a> {
 
     /// Moves what can be moved, puts the rest back, and notes in the batch what became of each. Returns
     /// the base pages that were copied.
-    pub(crate) fn run(&mut self, lists: &mut Lists) -> u64 {
+    pub(crate) fn run(&mut self, lists: &mut Lists) -> Pages {
         if self.batch.has_large() {
             self.scratch.make_room_for_pieces(self.batch.size());
         }
@@ -308,13 +309,12 @@ impl<'a> Migration<'a> {
         self.pass(&mut lists.huge, wait);
         self.pass(&mut lists.served, false);
         if !self.batch.has_large() {
-            return self.scratch.placed.len() as u64;
+            return Pages::new(self.scratch.placed.len() as u64);
         }
-        let mut copied = 0u64;
+        let mut copied = Pages::NONE;
         for placed in self.scratch.placed.iter() {
-            let nr_pages = placed.frames.len;
-            copied = copied.saturating_add(nr_pages as u64);
-            let from = Span::new(placed.src, nr_pages);
+            copied += placed.frames.pages();
+            let from = Span::new(placed.src, placed.frames.len);
             self.batch.note_moved(placed.number, from, placed.fallback);
         }
         copied

@@ -4,6 +4,8 @@
 //!
 //! Pure: this file knows no kernel type.
 
+use super::units::Pages;
+
 /// Why a page stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -30,18 +32,18 @@ pub(crate) enum Reason {
 /// What the caller is told: pages by what became of them, and policies that changed.
 #[derive(Default)]
 pub(crate) struct Totals {
-    pub(crate) moved: u64,
-    pub(crate) moved_fallback: u64,
-    pub(crate) already_moved: u64,
-    pub(crate) in_place: u64,
-    pub(crate) exempt: u64,
-    pub(crate) shared: u64,
-    pub(crate) busy: u64,
-    pub(crate) pinned: u64,
-    pub(crate) unmovable: u64,
-    pub(crate) no_memory: u64,
+    pub(crate) moved: Pages,
+    pub(crate) moved_fallback: Pages,
+    pub(crate) already_moved: Pages,
+    pub(crate) in_place: Pages,
+    pub(crate) exempt: Pages,
+    pub(crate) shared: Pages,
+    pub(crate) busy: Pages,
+    pub(crate) pinned: Pages,
+    pub(crate) unmovable: Pages,
+    pub(crate) no_memory: Pages,
     pub(crate) policies: u64,
-    pub(crate) gone: u64,
+    pub(crate) gone: Pages,
 }
 
 /// Counts of one call.
@@ -52,33 +54,33 @@ pub(crate) struct Counts(Totals);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waits {
     /// No new node had room.
-    pub(crate) no_memory: u64,
+    pub(crate) no_memory: Pages,
     /// They were in use.
-    pub(crate) busy: u64,
+    pub(crate) busy: Pages,
 }
 
 impl Waits {
     /// Counts `pages` that are to be tried again.
-    pub(crate) fn add(&mut self, reason: Reason, pages: u64) {
+    pub(crate) fn add(&mut self, reason: Reason, pages: Pages) {
         let count = match reason {
             Reason::NoMemory => &mut self.no_memory,
             _ => &mut self.busy,
         };
-        *count = count.saturating_add(pages);
+        *count += pages;
     }
 
     /// All of them.
-    pub(crate) fn total(&self) -> u64 {
-        self.no_memory.saturating_add(self.busy)
+    pub(crate) fn total(&self) -> Pages {
+        self.no_memory + self.busy
     }
 
     /// What is left of them when `pages` have been met again. Which ones is not known: those that were
     /// busy come first, as a node without room is what the caller should hear of.
-    pub(crate) fn without(&self, pages: u64) -> Self {
+    pub(crate) fn without(&self, pages: Pages) -> Self {
         let busy = pages.min(self.busy);
         Self {
-            busy: self.busy.saturating_sub(busy),
-            no_memory: self.no_memory.saturating_sub(pages.saturating_sub(busy)),
+            busy: self.busy - busy,
+            no_memory: self.no_memory - (pages - busy),
         }
     }
 }
@@ -92,7 +94,7 @@ impl Reason {
 
 impl Counts {
     /// Counts `pages` that stay.
-    pub(crate) fn stay(&mut self, reason: Reason, pages: u64) {
+    pub(crate) fn stay(&mut self, reason: Reason, pages: Pages) {
         let count = match reason {
             Reason::InPlace => &mut self.0.in_place,
             Reason::AlreadyMoved => &mut self.0.already_moved,
@@ -104,7 +106,7 @@ impl Counts {
             Reason::NoMemory => &mut self.0.no_memory,
             Reason::Gone => &mut self.0.gone,
         };
-        *count = count.saturating_add(pages);
+        *count += pages;
     }
 
     /// Counts pages that have waited, and are not tried any more.
@@ -114,13 +116,13 @@ impl Counts {
     }
 
     /// Counts `pages` that moved, with `fallback` to another node than the named one.
-    pub(crate) fn moved(&mut self, pages: u64, fallback: bool) {
+    pub(crate) fn moved(&mut self, pages: Pages, fallback: bool) {
         let count = if fallback {
             &mut self.0.moved_fallback
         } else {
             &mut self.0.moved
         };
-        *count = count.saturating_add(pages);
+        *count += pages;
     }
 
     /// Counts policies that changed.
@@ -129,38 +131,34 @@ impl Counts {
     }
 
     /// Pages that moved, wherever to.
-    pub(crate) fn all_moved(&self) -> u64 {
-        self.0.moved.saturating_add(self.0.moved_fallback)
+    pub(crate) fn all_moved(&self) -> Pages {
+        self.0.moved + self.0.moved_fallback
     }
 
     /// Pages left behind for a reason that the caller may want to know.
-    pub(crate) fn left(&self) -> u64 {
-        self.0
-            .shared
-            .saturating_add(self.0.busy)
-            .saturating_add(self.0.pinned)
-            .saturating_add(self.0.unmovable)
+    pub(crate) fn left(&self) -> Pages {
+        self.0.shared + self.0.busy + self.0.pinned + self.0.unmovable
     }
 
     /// Pages that found no room.
-    pub(crate) fn no_memory(&self) -> u64 {
+    pub(crate) fn no_memory(&self) -> Pages {
         self.0.no_memory
     }
 
     /// Pages that their process gave back before they could move.
-    pub(crate) fn gone(&self) -> u64 {
+    pub(crate) fn gone(&self) -> Pages {
         self.0.gone
     }
 
     /// Whether nothing has been found or changed; what is gone was not found.
     pub(crate) fn is_empty(&self) -> bool {
-        self.all_moved() == 0
-            && self.left() == 0
-            && self.0.no_memory == 0
-            && self.0.in_place == 0
-            && self.0.already_moved == 0
-            && self.0.exempt == 0
-            && self.0.policies == 0
+        let found = self.all_moved()
+            + self.left()
+            + self.0.no_memory
+            + self.0.in_place
+            + self.0.already_moved
+            + self.0.exempt;
+        !found.any() && self.0.policies == 0
     }
 
     /// The sums in the end.
@@ -176,13 +174,13 @@ mod tests {
     #[test]
     fn what_is_met_again_waits_no_longer() {
         let waits = Waits {
-            no_memory: 3,
-            busy: 2,
+            no_memory: Pages::new(3),
+            busy: Pages::new(2),
         };
-        for pages in 0..8 {
+        for pages in (0..8).map(Pages::new) {
             let left = waits.without(pages);
-            assert_eq!(left.total(), waits.total().saturating_sub(pages));
-            assert_eq!(left.no_memory, left.total().min(3));
+            assert_eq!(left.total(), waits.total() - pages);
+            assert_eq!(left.no_memory, left.total().min(Pages::new(3)));
         }
     }
 }

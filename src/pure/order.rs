@@ -13,7 +13,10 @@ use kernel::{
     sync::Arc, //
 };
 
-use super::node_map::NodeMap;
+use super::{
+    node_map::NodeMap,
+    units::Pages, //
+};
 
 /// Threads that a call can have copy for it, at most.
 pub(crate) const MAX_WORKERS: usize = 8;
@@ -122,7 +125,7 @@ pub(crate) struct Order {
     /// Threads that copy; 0 is for the call to choose.
     pub(crate) workers: usize,
     /// End after so many moved pages.
-    pub(crate) max_pages: Option<u64>,
+    pub(crate) max_pages: Option<Pages>,
     /// Change nothing.
     pub(crate) dry_run: bool,
     /// Leave pages that other processes map.

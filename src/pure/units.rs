@@ -2,6 +2,67 @@
 
 //! Units: numbers that must not be taken for each other.
 
+use core::{
+    iter::Sum,
+    ops::{
+        Add,
+        AddAssign,
+        Sub, //
+    }, //
+};
+
+/// A number of base pages. Sums end at the largest number, which no count comes near, and differences at none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pages(u64);
+
+impl Pages {
+    /// No page.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// So many pages.
+    pub(crate) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Their number.
+    pub(crate) const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Whether there are any.
+    pub(crate) fn any(self) -> bool {
+        self != Self::NONE
+    }
+}
+
+impl Add for Pages {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for Pages {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Pages {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Sum for Pages {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::NONE, Add::add)
+    }
+}
+
 /// A number of a page: of its frame, or of its place in an address space.
 pub(crate) trait PageNumber: Copy + Ord {
     /// The page of this number.
@@ -57,6 +118,11 @@ impl<N: PageNumber> Span<N> {
     /// `len` pages from `first` on.
     pub(crate) fn new(first: N, len: usize) -> Self {
         Self { first, len }
+    }
+
+    /// How many, as they are counted.
+    pub(crate) fn pages(self) -> Pages {
+        Pages(self.len as u64)
     }
 
     /// The page after the last one.

@@ -21,6 +21,7 @@ use crate::{
     pure::units::{
         NodeId,
         PageNumber,
+        Pages,
         Pfn,
         Span,
         Vpn, //
@@ -170,11 +171,11 @@ pub(crate) struct Only<'a> {
 #[derive(Default)]
 pub(crate) struct Passed {
     /// On no old node.
-    pub(crate) in_place: u64,
+    pub(crate) in_place: Pages,
     /// In frames of pages that have moved.
-    pub(crate) already_moved: u64,
+    pub(crate) already_moved: Pages,
     /// Taken out of the set of pages that were to be looked at, whatever they were.
-    pub(crate) taken: u64,
+    pub(crate) taken: Pages,
 }
 
 /// Looks at the present pages of a range.
@@ -327,9 +328,9 @@ impl UserMm {
             resume: walk.resume,
             unknown,
             passed: Passed {
-                in_place: walk.in_place,
-                already_moved: walk.already_moved,
-                taken: walk.taken,
+                in_place: Pages::new(walk.in_place),
+                already_moved: Pages::new(walk.already_moved),
+                taken: Pages::new(walk.taken),
             },
         })
     }

@@ -4,17 +4,20 @@
 //!
 //! Locks: runs under mmap_lock and, for each folio, its page-table lock; takes none.
 
-use crate::shim::mm::{
-    FolioStep,
-    Mapped,
-    Visitor,
-    Vma,
-    VmaStep, //
+use crate::{
+    pure::units::Pages,
+    shim::mm::{
+        FolioStep,
+        Mapped,
+        Visitor,
+        Vma,
+        VmaStep, //
+    }, //
 };
 
 /// Counts the pages on each node.
 pub(crate) struct Census<'a> {
-    pub(crate) pages: &'a mut [u64],
+    pub(crate) pages: &'a mut [Pages],
 }
 
 impl Visitor for Census<'_> {
@@ -25,7 +28,7 @@ impl Visitor for Census<'_> {
     fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
         // A page that somebody is moving is still on the node that it leaves.
         if let Some(pages) = self.pages.get_mut(mapped.node().index()) {
-            *pages = pages.saturating_add(mapped.pages().len as u64);
+            *pages += mapped.pages().pages();
         }
         FolioStep::On
     }

@@ -18,7 +18,10 @@ use crate::{
             Reason, //
         },
         order::Map,
-        units::Pfn, //
+        units::{
+            Pages,
+            Pfn, //
+        }, //
     },
     shim::{
         mm::{
@@ -49,12 +52,12 @@ pub(crate) struct Sorter<'a> {
     pub(crate) counts: &'a mut Counts,
     /// Stop when the folios of the batch have so many pages, whether they are mapped here or not: all
     /// of them are isolated and copied.
-    pub(crate) limit: u64,
+    pub(crate) limit: Pages,
 }
 
 impl Sorter<'_> {
     fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
-        self.counts.stay(reason, mapped.pages().len as u64);
+        self.counts.stay(reason, mapped.pages().pages());
         FolioStep::On
     }
 

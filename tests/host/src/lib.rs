@@ -8,6 +8,11 @@
 #[path = "../../../src/pure/units.rs"]
 mod units;
 
+/// As the module has it.
+mod pure {
+    pub(crate) use crate::units;
+}
+
 #[path = "../../../src/pure/node_map.rs"]
 mod node_map;
 
