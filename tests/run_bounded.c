@@ -859,7 +859,7 @@ TEST_F(compaction, never_while_holding)
  * Free pages on the lists of CPUs. A node has room, but all of it is
  * on the list of another CPU, while other calls have such lists drained, too.
  */
-enum { ROUNDS = 30, HIDDEN = 200, FEW = 64, FILLER = 256 };
+enum { ROUNDS = 10, HIDDEN = 200, FEW = 64, FILLER = 256 };
 
 static void on_cpu(pid_t pid, int cpu)
 {
