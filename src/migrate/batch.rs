@@ -74,6 +74,8 @@ enum Fate {
 struct Entry {
     frames: Span<Pfn>,
     pair: u16,
+    /// The one before it in its group.
+    older: u16,
     /// The last attempt to find a place for it, or for a part of it, failed.
     no_room: bool,
     fate: Fate,
@@ -123,9 +125,17 @@ pub(crate) struct Wait {
     pub(crate) reason: Reason,
 }
 
+/// Lists for folios of as many pairs. More pairs share them.
+const GROUPS: usize = 8;
+
+fn group(pair: usize) -> usize {
+    pair % GROUPS
+}
+
 /// Isolated folios of a batch.
 pub(crate) struct Lists {
-    pub(crate) plain: FolioList,
+    /// By pair: the kernel locks an LRU list for all folios of a node that follow each other.
+    pub(crate) plain: [FolioList; GROUPS],
     /// Huge pages: one without room must not stop the others.
     pub(crate) huge: FolioList,
     /// Pages for which a server answers: one may be locked for as long as the server likes, and is not
@@ -134,11 +144,16 @@ pub(crate) struct Lists {
 }
 
 impl Lists {
+    /// The list for folios of a pair of which nothing else is to be known.
+    pub(crate) fn plain_of(&mut self, pair: usize) -> Option<&mut FolioList> {
+        self.plain.get_mut(group(pair))
+    }
+
     /// Puts all folios back where they came from.
     pub(crate) fn put_back(&mut self) {
-        for list in [&mut self.plain, &mut self.huge, &mut self.served] {
-            list.put_back();
-        }
+        self.plain.iter_mut().for_each(FolioList::put_back);
+        self.huge.put_back();
+        self.served.put_back();
     }
 }
 
@@ -157,6 +172,8 @@ pub(crate) struct Batch {
     indexed: usize,
     /// The folio that is most likely to be looked for next.
     guess: u16,
+    /// The newest folio of each group.
+    newest: [u16; GROUPS],
     runs: KVVec<Run>,
     /// Base pages of its folios that were met for the first time.
     pages: Pages,
@@ -182,6 +199,7 @@ impl Batch {
             slots: KVVec::new(),
             indexed: 0,
             guess: NO_ENTRY,
+            newest: [NO_ENTRY; GROUPS],
             runs: KVVec::new(),
             pages: Pages::NONE,
             size: Pages::NONE,
@@ -313,8 +331,22 @@ impl Batch {
         entry.frames.contains(pfn).then_some(number)
     }
 
+    /// Gets ready to be asked for all folios, one group after the other.
+    pub(crate) fn begin(&mut self) {
+        self.guess = self.newest_from(0);
+    }
+
+    /// The newest folio of the first group that has any, from this one on.
+    fn newest_from(&self, group: usize) -> u16 {
+        let mut groups = self.newest.iter().skip(group);
+        groups
+            .find(|&&number| number != NO_ENTRY)
+            .copied()
+            .unwrap_or(NO_ENTRY)
+    }
+
     /// The number of the folio that has or had this frame. The kernel isolates each folio to the head of
-    /// a list, so that it asks for the last one first, and then for the one before it.
+    /// a list, so that it asks for the newest of a group first, and then for the one before it.
     pub(crate) fn number(&mut self, pfn: Pfn) -> Option<u16> {
         let number = self.if_has(self.guess, pfn).or_else(|| {
             self.index();
@@ -323,7 +355,11 @@ impl Batch {
                 self.if_has(number, pfn)
             })
         })?;
-        self.guess = number.wrapping_sub(1);
+        let entry = self.entries.get(usize::from(number))?;
+        self.guess = match entry.older {
+            NO_ENTRY => self.newest_from(group(entry.pair.into()).wrapping_add(1)),
+            older => older,
+        };
         Some(number)
     }
 
@@ -366,9 +402,14 @@ impl Batch {
     pub(crate) fn add(&mut self, found: &Found, pair: usize, holds: Option<usize>) {
         let pair = short(pair);
         let number = short(self.entries.len());
+        let older = self
+            .newest
+            .get_mut(group(pair.into()))
+            .map_or(NO_ENTRY, |newest| core::mem::replace(newest, number));
         let entry = Entry {
             frames: found.frames,
             pair,
+            older,
             no_room: false,
             fate: Fate::Gone,
             next_index: found.index.saturating_add(found.pages.len),
@@ -376,7 +417,6 @@ impl Batch {
         };
         // The caller has seen that there is room.
         let _ = self.entries.push_within_capacity(entry);
-        self.guess = number;
         self.push_run(found, number, pair, false);
         self.pages += found.pages.pages();
         self.size += found.frames.pages();
@@ -563,6 +603,7 @@ impl Batch {
             self.slots.fill(NO_ENTRY);
             self.indexed = 0;
         }
+        self.newest = [NO_ENTRY; GROUPS];
         // INVARIANT: All slots are empty.
         self.entries.clear();
         self.runs.clear();

@@ -71,7 +71,7 @@ impl Load {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(folios: usize) -> Result<Self> {
-        let [plain, huge, served, others @ ..] = FolioList::new_all()?;
+        let [huge, served, parked, sorted, one, plain @ ..] = FolioList::new_all()?;
         Ok(Self {
             batch: Batch::new(folios)?,
             lists: Lists {
@@ -79,7 +79,7 @@ impl Load {
                 huge,
                 served,
             },
-            scratch: Scratch::new(others)?,
+            scratch: Scratch::new([parked, sorted, one])?,
             at: 0,
             usecs: None,
             copied: Pages::NONE,

@@ -305,7 +305,10 @@ impl<'a> Migration<'a> {
         }
         self.batch.count_small(&mut self.scratch.need);
         let wait = self.attempt != Attempt::Quick;
-        self.pass(&mut lists.plain, wait);
+        self.batch.begin();
+        let [plain, others @ ..] = &mut lists.plain;
+        others.iter_mut().for_each(|list| plain.append(list));
+        self.pass(plain, wait);
         self.pass(&mut lists.huge, wait);
         self.pass(&mut lists.served, false);
         if !self.batch.has_large() {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Lists that one call needs.
-const LISTS: usize = 6;
+const LISTS: usize = 13;
 
 /// The heads of a call's lists, in one piece of memory.
 struct Heads([Opaque<bindings::list_head>; LISTS]);

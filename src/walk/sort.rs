@@ -80,18 +80,18 @@ impl Sorter<'_> {
     }
 
     /// Isolates a folio into the list for its kind.
-    fn isolate(&mut self, mapped: &Mapped<'_>) -> bool {
+    fn isolate(&mut self, mapped: &Mapped<'_>, pair: usize) -> bool {
         let Some(lists) = &mut self.lists else {
             return true;
         };
         let list = if mapped.is_hugetlb() {
-            &mut lists.huge
+            Some(&mut lists.huge)
         } else if self.context.served && !mapped.is_anon() {
-            &mut lists.served
+            Some(&mut lists.served)
         } else {
-            &mut lists.plain
+            lists.plain_of(pair)
         };
-        mapped.isolate(list)
+        list.is_some_and(|list| mapped.isolate(list))
     }
 }
 
@@ -138,7 +138,7 @@ impl Visitor for Sorter<'_> {
         if self.batch.is_full(self.limit) {
             return FolioStep::Stop;
         }
-        if self.isolate(mapped) {
+        if self.isolate(mapped, pair) {
             let holds = self.context.holds.filter(|_| !mapped.is_anon());
             self.batch.add(&found, pair, holds);
         } else {
