@@ -77,6 +77,21 @@ pm_check_unshare() {
 	pm_die "cannot make a user namespace: needs util-linux 2.38, the package uidmap, a line for $(id -un) in /etc/subuid and /etc/subgid, and a system that allows it (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); or run as root"
 }
 
+# The commit that is here, with a + where its files have changed; but not for what the
+# results of runs are written to.
+pm_commit() {
+	local commit
+	commit=$(git -C "$PM_REPO" rev-parse --short HEAD)
+	git -C "$PM_REPO" diff --quiet HEAD -- . ':!docs/results.*' || commit+=+
+	echo "$commit"
+}
+
+# pm_record SUITE MACHINE KERNEL COMMIT RESULT: into docs/results.md.
+pm_record() {
+	"$PM_REPO/scripts/in-root" "$PM_REPO/scripts/results" record "$1" "$2" "$3" \
+		"$(date +%F)" "$4" "$5"
+}
+
 # The folders that belong to the build root itself: nothing of the host may be
 # put over them.
 pm_is_system_path() {
