@@ -3,9 +3,11 @@
 //! What is printed, and what the terminal can show.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{presets, CellAlignment, Table, TableComponent};
+use console::measure_text_width;
 use page_migrate::page_size;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -37,15 +39,26 @@ pub(crate) fn printed(done: io::Result<()>) -> Result<(), String> {
 
 /// Writes a message to stderr. If that fails, nobody can be told, and the exit status says the rest.
 pub(crate) fn complain(message: &str) {
-    say(&format!("{} {message}\n", styled(BAD, "pagemigrate:")));
+    say_message(&format!("{} {message}", styled(BAD, "pagemigrate:")));
 }
 
 /// The same of something that the user may want to know.
 pub(crate) fn note(message: &str) {
-    say(&format!(
-        "{} note: {message}\n",
-        styled(CARE, "pagemigrate:")
-    ));
+    say_message(&format!("{} note: {message}", styled(CARE, "pagemigrate:")));
+}
+
+/// Writes a message to stderr in lines that fit. What follows a colon is a command to be copied, and
+/// stays as it is.
+fn say_message(message: &str) {
+    let width = columns(&io::stderr());
+    let mut out = String::new();
+    let mut is_command = false;
+    for line in message.lines() {
+        let width = width.filter(|_| !is_command);
+        out += &(wrapped(line, width, HANGING) + "\n");
+        is_command = line.ends_with(':');
+    }
+    say(&out);
 }
 
 /// Writes to stderr, all at once.
@@ -56,8 +69,44 @@ pub(crate) fn say(text: &str) {
 
 /// The columns of the terminal that shows stdout, if one does.
 pub(crate) fn width() -> Option<usize> {
-    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    columns(&io::stdout())
+}
+
+fn columns(stream: &impl AsFd) -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(stream)?;
     Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// How much further in than its line a line begins that goes on with it.
+pub(crate) const HANGING: usize = 2;
+
+/// Breaks the lines that are wider than `width` between words. What follows is `hanging` columns
+/// further in.
+pub(crate) fn wrapped(text: &str, width: Option<usize>, hanging: usize) -> String {
+    let Some(width) = width else {
+        return text.to_owned();
+    };
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        if measure_text_width(line.trim_end()) <= width {
+            out += line;
+            continue;
+        }
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let mut at = 0;
+        for word in line.split_inclusive(' ') {
+            let columns = measure_text_width(word.trim_end());
+            if at > indent + hanging && at + columns > width {
+                out.truncate(out.trim_end_matches(' ').len());
+                out.push('\n');
+                out += &" ".repeat(indent + hanging);
+                at = indent + hanging;
+            }
+            out += word;
+            at += measure_text_width(word.trim_end_matches('\n'));
+        }
+    }
+    out
 }
 
 /// The columns of the terminal that shows stderr, if it can show something that moves.
@@ -336,6 +385,27 @@ mod tests {
         let many: Vec<i32> = (1..=20).collect();
         assert!(list(&many[..16]).ends_with("15, 16"));
         assert!(list(&many).ends_with("15, 16 and 4 more"));
+    }
+
+    #[test]
+    fn lines_break_between_words() {
+        let text = "  one two three\nfour five six seven\n";
+        assert_eq!(wrapped(text, None, 2), text);
+        assert_eq!(wrapped(text, Some(19), 2), text);
+        assert_eq!(
+            wrapped(text, Some(12), 2),
+            "  one two\n    three\nfour five\n  six seven\n"
+        );
+        // A word that does not fit anywhere stays whole.
+        assert_eq!(wrapped("a longer-word b", Some(8), 4), "a longer-word\n    b");
+        // What a style takes is not seen.
+        let told = styled(GOOD, "one two");
+        assert_eq!(wrapped(&told, Some(7), 2), told);
+        for width in 12..40 {
+            for line in wrapped(&styled(BAD, text), Some(width), 2).lines() {
+                assert!(measure_text_width(line) <= width, "{width}: {line}");
+            }
+        }
     }
 
     #[test]

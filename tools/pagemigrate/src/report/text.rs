@@ -45,7 +45,9 @@ fn reasons(counts: &Counts) -> [(u64, &'static str, &'static str); 5] {
 impl Report<'_> {
     pub(crate) fn to_text(&self) -> String {
         let total = self.total(self.outcomes());
-        let mut out = self.threads.map(Threads::to_text).unwrap_or_default();
+        let wrapped = |text: &str| term::wrapped(text, term::width(), term::HANGING);
+        let threads = self.threads.map(Threads::to_text);
+        let mut out = wrapped(&threads.unwrap_or_default());
         let whose = match self.members {
             [one] if self.single => one.process.title(),
             [_] => "1 process".into(),
@@ -57,7 +59,7 @@ impl Report<'_> {
         if self.dry_run || self.verbose {
             out += &self.picture();
         }
-        out += &self.summary(&whose, &total);
+        out += &wrapped(&self.summary(&whose, &total));
         out
     }
 
