@@ -397,7 +397,10 @@ mod tests {
             "  one two\n    three\nfour five\n  six seven\n"
         );
         // A word that does not fit anywhere stays whole.
-        assert_eq!(wrapped("a longer-word b", Some(8), 4), "a longer-word\n    b");
+        assert_eq!(
+            wrapped("a longer-word b", Some(8), 4),
+            "a longer-word\n    b"
+        );
         // What a style takes is not seen.
         let told = styled(GOOD, "one two");
         assert_eq!(wrapped(&told, Some(7), 2), told);

@@ -371,7 +371,7 @@ mod tests {
         let text = text_of(&report);
         assert!(text.contains("moved 7 pages") && !text.contains("given back"));
         assert!(text.contains("0 to 2: 7 pages") && !text.contains("1 to 3"));
-        assert!(text.contains("1 page (4.00 KiB): of them"));
+        assert!(text.contains("1 page (4.00 KiB): went to another new node"));
         assert!(!text.contains("left behind") && !text.contains("pinned"));
         assert!(!text.contains("passes"));
         report.passes = 2;
