@@ -176,6 +176,8 @@ pub(crate) fn shown(text: &str, utf8: bool) -> String {
 pub(crate) struct Column {
     title: String,
     cells: Vec<String>,
+    /// The cells before they were cut.
+    whole: Option<Vec<String>>,
     left: bool,
     /// Where there is no room for all, those with the highest number go first.
     rank: usize,
@@ -193,6 +195,7 @@ impl Column {
         Column {
             title: title.into(),
             cells: Vec::new(),
+            whole: None,
             left: false,
             rank: 0,
             least: None,
@@ -206,6 +209,7 @@ impl Column {
         let mut column = Column::new(" ").left().cut_to(SHORTEST_BAR);
         column.bars = Some((parts, whole));
         column.cut(length, utf8);
+        column.whole = None;
         column
     }
 
@@ -248,6 +252,7 @@ impl Column {
 
     /// Cuts what is wider.
     fn cut(&mut self, width: usize, utf8: bool) {
+        self.whole.get_or_insert_with(|| self.cells.clone());
         if let Some((parts, whole)) = &self.bars {
             let bars = parts.iter().map(|part| bar(*part, *whole, width, utf8));
             self.cells = bars.collect();
@@ -306,6 +311,12 @@ pub(crate) fn table(mut columns: Vec<Column>, width: Option<usize>, utf8: bool) 
             break;
         } else if let Some(at) = columns.iter().rposition(|c| c.rank == last) {
             let gone = columns.remove(at);
+            // There is more room for the others now.
+            for column in &mut columns {
+                if let Some(whole) = column.whole.take() {
+                    column.cells = whole;
+                }
+            }
             if !gone.title.trim().is_empty() {
                 left_out.insert(0, gone.title);
             }
@@ -458,7 +469,8 @@ mod tests {
         }
         let narrow = table(columns(), Some(24), false);
         assert!(narrow.contains("no room for: met again"), "{narrow}");
-        assert!(narrow.contains("~"), "{narrow}");
+        // What others leave is for the name.
+        assert!(narrow.contains("a-long-name"), "{narrow}");
     }
 
     #[test]
