@@ -146,7 +146,7 @@ bench:
 demo:
 	@scripts/demo
 demo-job:
-	@scripts/demo-job
+	@scripts/demo job
 lint:
 	@scripts/lint
 vm:

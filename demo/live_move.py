@@ -11,8 +11,8 @@ counts.
 import argparse
 import array
 import hashlib
-import json
 import multiprocessing
+import os
 import pathlib
 import re
 import socket
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+TOOL = "build/tools/release/pagemigrate"
 OLD_NODES = (0, 1)
 NEW_NODES = (2, 3)
 MAP = "0-1:2-3"
@@ -79,31 +80,40 @@ class Database:
         raise DemoFailed(f"the database answers: {head.decode(errors='replace').strip()}")
 
 
-def load_part(path, keys):
+def load_part(path, keys, done):
     db = Database(path)
     for at in range(0, len(keys), BATCH):
-        db(b"MSET", *(word for k in keys[at : at + BATCH] for word in (k, record(k, 0))))
+        part = keys[at : at + BATCH]
+        db(b"MSET", *(word for k in part for word in (k, record(k, 0))))
+        with done.get_lock():
+            done.value += len(part)
 
 
-def check_part(path, keys, versions, bad):
+def check_part(path, keys, done, versions, bad):
     db = Database(path)
     for at in range(0, len(keys), BATCH):
         part = keys[at : at + BATCH]
         for key, got in zip(part, db(b"MGET", *part), strict=True):
             if got != record(key, versions.get(key, 0)):
-                bad.value += 1
+                with bad.get_lock():
+                    bad.value += 1
+        with done.get_lock():
+            done.value += len(part)
 
 
-def in_parts(work, count, *args):
+def in_parts(work, count, path, *args):
     """Run work on all keys, in several processes; all of them must succeed."""
+    done = multiprocessing.Value("i", 0)
     jobs = [
-        multiprocessing.Process(target=work, args=(args[0], range(i, count, PARTS), *args[1:]))
+        multiprocessing.Process(target=work, args=(path, range(i, count, PARTS), done, *args))
         for i in range(PARTS)
     ]
     for job in jobs:
         job.start()
-    for job in jobs:
-        job.join()
+    while any(job.is_alive() for job in jobs):
+        progress(f"{done.value} of {count} records")
+        time.sleep(0.5)
+    progress()
     if any(job.exitcode for job in jobs):
         raise DemoFailed(f"{work.__name__} did not finish")
 
@@ -168,22 +178,53 @@ def on(nodes, which):
     return sum(nodes.get(n, 0) for n in which)
 
 
-def numastat(pid):
-    text = subprocess.run(["numastat", "-p", str(pid)], capture_output=True, text=True, check=True)
-    for row in text.stdout.splitlines():
-        if row.strip():
-            line(row)
+# ----------------------------------------------------------- what people see
+
+TERMINAL = sys.stdout.isatty()
 
 
-MARK = "==>"
+class Plan:
+    """The plan that scripts/demo has begun: scripts/lib.sh says what is in its file."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def step(self, text, seconds):
+        """Begin the next step, which takes some seconds."""
+        step, steps, before, total, begun = map(int, self.path.read_text().split())
+        step += 1
+        self.path.write_text(f"{step} {steps} {before + seconds} {total} {begun}\n")
+        slower = max(1, (time.time() - begun) / before) if before >= 20 else 1
+        left = (total - before) * slower
+        heading = f"[{step}/{steps}] {text} ({before * 100 // total} %, about {left:.0f} s left)"
+        if TERMINAL and not os.environ.get("NO_COLOR"):
+            heading = f"\033[1m{heading}\033[0m"
+        print(f"\n{heading}", flush=True)
 
 
-def say(text):
-    print(f"\n{MARK} {text}", flush=True)
+last_line = 0
+
+
+def progress(text=""):
+    """Show how far a step is: in one line of a terminal, else in a line every five seconds."""
+    global last_line
+    if TERMINAL:
+        print(f"\r\033[K{text}", end="", flush=True)
+    elif text and time.monotonic() > last_line + 5:
+        last_line = time.monotonic()
+        line(text)
+
+
+def wait(seconds, what):
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        progress(f"{what}: {left:.0f} s left")
+        time.sleep(min(left, 0.5))
+    progress()
 
 
 def line(text):
-    print("   ", text.rstrip(), flush=True)
+    print(text, flush=True)
 
 
 def ms(seconds):
@@ -193,15 +234,21 @@ def ms(seconds):
 # ------------------------------------------------------------------ the move
 
 
-def pagemigrate(tool, *args):
-    """Run the command, return (exit status, its JSON)."""
-    done = subprocess.run([tool, *args], capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        raise DemoFailed(f"pagemigrate: exit status {done.returncode}: {done.stderr.strip()}")
-    return done.returncode, json.loads(done.stdout)
+def pagemigrate(*args):
+    """Run the command for all to see, return its exit status."""
+    status = subprocess.run([TOOL, *args]).returncode
+    if status not in (0, 3):
+        raise DemoFailed(f"pagemigrate: exit status {status}")
+    return status
 
 
-LEFT = ("shared", "busy", "pinned", "unmovable", "no_memory")
+def counts(metrics):
+    """Pages that the command says it has moved, and left behind."""
+    text = pathlib.Path(metrics).read_text()
+    of = lambda name: sum(
+        int(n) for n in re.findall(rf"^pagemigrate_last_{name}_bytes{{.*}} (\d+)$", text, re.M)
+    )
+    return of("moved") // 4096, of("left_behind") // 4096
 
 
 def demonstrate(args, scratch):
@@ -212,7 +259,7 @@ def demonstrate(args, scratch):
         + ["--save", "", "--appendonly", "no"],
     )
     try:
-        return serve_and_move(args, path, server.pid)
+        return serve_and_move(args, scratch, path, server.pid)
     finally:
         server.kill()
         server.wait()
@@ -227,18 +274,21 @@ def wait_for(path):
     raise DemoFailed("the database does not answer")
 
 
-def serve_and_move(args, path, pid):
+def serve_and_move(args, scratch, path, pid):
     wait_for(path)
-    say(f"A database: valkey-server, process {pid}, its memory interleaved over nodes 0 and 1")
-    start = time.monotonic()
+    plan = Plan(args.plan)
+    plan.step("a database, on nodes 0 and 1", 14)
+    # The host ends the line that it shows.
+    time.sleep(1.5)
     in_parts(load_part, args.records, path)
     live = sum(size_of(k) for k in range(args.records))
-    line(f"{args.records} records, {live / 1e6:.0f} MB, loaded in {time.monotonic() - start:.1f} s")
+    line(f"valkey-server, process {pid}: {args.records} records, {live / 1e6:.0f} MB\n")
     if live < LIVE_BYTES:
         raise DemoFailed("not enough live data")
-    numastat(pid)
+    line(f"$ pagemigrate show {pid}")
+    pagemigrate("show", str(pid))
 
-    say(f"{CLIENTS} clients read and rewrite records; nothing moves")
+    plan.step(f"{CLIENTS} clients read and rewrite; nothing moves", 10)
     stop = multiprocessing.Event()
     pipes, clients = [], []
     for number in range(CLIENTS):
@@ -251,18 +301,21 @@ def serve_and_move(args, path, pid):
         )
         clients[-1].start()
     # The first requests warm caches; they count for neither window.
-    time.sleep(2)
+    wait(2, "they begin")
     quiet = time.monotonic()
-    time.sleep(args.quiet)
+    wait(args.quiet, "they are measured")
     quiet_end = time.monotonic()
 
     before = pages_by_node(pid)
-    say(f"pagemigrate move {pid} {MAP}, while they go on")
+    plan.step("it moves while they go on", 8)
+    line(f"$ pagemigrate move -v {pid} {MAP}")
+    metrics = f"{scratch}/metrics"
     moving = time.monotonic()
-    status, report = pagemigrate(args.tool, "move", "--json", str(pid), MAP)
+    status = pagemigrate("move", "-v", "--openmetrics", metrics, str(pid), MAP)
     moving_end = time.monotonic()
+    moved, left = counts(metrics)
     after = pages_by_node(pid)
-    time.sleep(1)
+    wait(1, "the clients end")
     stop.set()
     if not all(pipe.poll(120) for pipe in pipes):
         raise DemoFailed("a client does not answer")
@@ -270,52 +323,25 @@ def serve_and_move(args, path, pid):
     for job in clients:
         job.join()
 
-    result = report.get("result", report)
-    moved = result["moved"] + result["moved_fallback"]
-    left = sum(result[reason] for reason in LEFT)
-    line(f"{moved} pages ({moved * 4096 / 1e6:.0f} MB) in {moving_end - moving:.2f} s")
-    for reason in LEFT:
-        if result[reason]:
-            line(f"left behind, {reason}: {result[reason]}")
-
-    say("Where its memory is now")
-    numastat(pid)
-    for old, new in zip(OLD_NODES, NEW_NODES):
-        line(
-            f"node {old}: {before.get(old, 0)} pages before, {after.get(old, 0)} after;"
-            f" node {new}: {before.get(new, 0)} before, {after.get(new, 0)} after"
-        )
-
-    say("What the clients saw")
-    requests = sum(len(s[0]) for s in samples)
+    plan.step("what the clients saw", 1)
     still = pauses(samples, quiet, quiet_end)
     during = pauses(samples, moving, moving_end)
-    line(f"{requests} requests in all")
-    for name, seen, span in (
-        ("without a move", still, quiet_end - quiet),
-        ("during the move", during, moving_end - moving),
-    ):
+    line(f"{'':<16} {'requests':>10} {'median':>10} {'longest pause':>15}")
+    for name, seen in (("nothing moves", still), ("it moves", during)):
         if not seen:
-            raise DemoFailed(f"no request was answered {name}")
-        line(
-            f"{name:<16} {len(seen):6} requests in {span:5.2f} s,"
-            f" median {ms(seen[len(seen) // 2])}, longest pause {ms(seen[-1])}"
-        )
+            raise DemoFailed(f"no request was answered: {name}")
+        line(f"{name:<16} {len(seen):>10} {ms(seen[len(seen) // 2]):>10} {ms(seen[-1]):>15}")
 
-    say("Every record")
+    plan.step("every record is read back", 12)
     versions = {}
     for sample in samples:
         versions.update(sample[2])
     wrong = sum(sample[3] for sample in samples)
     bad = multiprocessing.Value("i", 0)
-    start = time.monotonic()
     in_parts(check_part, args.records, path, versions, bad)
     held = Database(path)(b"DBSIZE")
-    line(
-        f"{held} records read back in {time.monotonic() - start:.1f} s,"
-        f" {sum(versions.values())} rewritten meanwhile: {bad.value} differ,"
-        f" {wrong} wrong answers to the clients"
-    )
+    line(f"{held} records, {sum(versions.values())} rewritten since: {bad.value} differ")
+    line(f"{sum(len(s[0]) for s in samples)} requests of the clients: {wrong} wrong answers")
 
     if bad.value or wrong or held != args.records:
         raise DemoFailed("records are damaged or missing")
@@ -335,15 +361,11 @@ def serve_and_move(args, path, pid):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tool", required=True, help="the pagemigrate command")
-    parser.add_argument("--verdict", required=True, help="file to write the last line to")
+    parser.add_argument("plan", help="file of the plan to go on with")
+    parser.add_argument("verdict", help="file to write the last line to")
     parser.add_argument("--records", type=int, default=27_000)
     parser.add_argument("--quiet", type=float, default=8, help="seconds measured without a move")
-    parser.add_argument("--colour", action="store_true")
     args = parser.parse_args()
-    if args.colour:
-        global MARK
-        MARK = "\033[1m==>\033[0m"
     if args.records % CLIENTS:
         parser.error(f"--records must be a multiple of {CLIENTS}")
     with tempfile.TemporaryDirectory(prefix="demo.", dir="/run") as scratch:

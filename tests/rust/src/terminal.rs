@@ -94,6 +94,12 @@ impl Screen {
         self.parser.screen().contents()
     }
 
+    /// The same without the ends of lines, wherever these are.
+    pub fn words(&self) -> String {
+        let text = self.text();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// Its exit status must be this.
     #[track_caller]
     pub fn expect(self, status: i32) -> Self {

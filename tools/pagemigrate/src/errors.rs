@@ -91,11 +91,6 @@ pub(crate) fn device(error: &Error) -> String {
         Error::NotSupported => {
             "the device does not know this call: is another or an older module loaded?".into()
         }
-        Error::Io(e) if e.raw_os_error() == Some(EDEADLK) => format!(
-            "{e}: the kernel would have to wait for the caller itself.\nIf this command was \
-             started by a program that serves files or page faults of the process (FUSE, \
-             userfaultfd), start it from somewhere else."
-        ),
         other => other.to_string(),
     }
 }
@@ -123,7 +118,6 @@ fn no_device(source: &io::Error) -> &'static str {
 
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
-const EDEADLK: i32 = 35;
 
 /// An error of a call about a process, or a part of it.
 pub(crate) fn call(error: &Error, pid: i32, map: &NodeMap, in_part: bool) -> String {
@@ -294,7 +288,5 @@ mod tests {
             assert!(told.contains(hint), "{told}");
             assert!(told.starts_with("cannot open /dev/page_migrate"), "{told}");
         }
-        let told = device(&Error::Io(io::Error::from_raw_os_error(EDEADLK)));
-        assert!(told.contains("start it from somewhere else"), "{told}");
     }
 }

@@ -3,9 +3,11 @@
 //! What is printed, and what the terminal can show.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{presets, CellAlignment, Table, TableComponent};
+use console::measure_text_width;
 use page_migrate::page_size;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -37,15 +39,26 @@ pub(crate) fn printed(done: io::Result<()>) -> Result<(), String> {
 
 /// Writes a message to stderr. If that fails, nobody can be told, and the exit status says the rest.
 pub(crate) fn complain(message: &str) {
-    say(&format!("{} {message}\n", styled(BAD, "pagemigrate:")));
+    say_message(&format!("{} {message}", styled(BAD, "pagemigrate:")));
 }
 
 /// The same of something that the user may want to know.
 pub(crate) fn note(message: &str) {
-    say(&format!(
-        "{} note: {message}\n",
-        styled(CARE, "pagemigrate:")
-    ));
+    say_message(&format!("{} note: {message}", styled(CARE, "pagemigrate:")));
+}
+
+/// Writes a message to stderr in lines that fit. What follows a colon is a command to be copied, and
+/// stays as it is.
+fn say_message(message: &str) {
+    let width = columns(&io::stderr());
+    let mut out = String::new();
+    let mut is_command = false;
+    for line in message.lines() {
+        let width = width.filter(|_| !is_command);
+        out += &(wrapped(line, width, HANGING) + "\n");
+        is_command = line.ends_with(':');
+    }
+    say(&out);
 }
 
 /// Writes to stderr, all at once.
@@ -56,8 +69,44 @@ pub(crate) fn say(text: &str) {
 
 /// The columns of the terminal that shows stdout, if one does.
 pub(crate) fn width() -> Option<usize> {
-    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    columns(&io::stdout())
+}
+
+fn columns(stream: &impl AsFd) -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(stream)?;
     Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// How much further in than its line a line begins that goes on with it.
+pub(crate) const HANGING: usize = 2;
+
+/// Breaks the lines that are wider than `width` between words. What follows is `hanging` columns
+/// further in.
+pub(crate) fn wrapped(text: &str, width: Option<usize>, hanging: usize) -> String {
+    let Some(width) = width else {
+        return text.to_owned();
+    };
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        if measure_text_width(line.trim_end()) <= width {
+            out += line;
+            continue;
+        }
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let mut at = 0;
+        for word in line.split_inclusive(' ') {
+            let columns = measure_text_width(word.trim_end());
+            if at > indent + hanging && at + columns > width {
+                out.truncate(out.trim_end_matches(' ').len());
+                out.push('\n');
+                out += &" ".repeat(indent + hanging);
+                at = indent + hanging;
+            }
+            out += word;
+            at += measure_text_width(word.trim_end_matches('\n'));
+        }
+    }
+    out
 }
 
 /// The columns of the terminal that shows stderr, if it can show something that moves.
@@ -127,6 +176,8 @@ pub(crate) fn shown(text: &str, utf8: bool) -> String {
 pub(crate) struct Column {
     title: String,
     cells: Vec<String>,
+    /// The cells before they were cut.
+    whole: Option<Vec<String>>,
     left: bool,
     /// Where there is no room for all, those with the highest number go first.
     rank: usize,
@@ -144,6 +195,7 @@ impl Column {
         Column {
             title: title.into(),
             cells: Vec::new(),
+            whole: None,
             left: false,
             rank: 0,
             least: None,
@@ -157,6 +209,7 @@ impl Column {
         let mut column = Column::new(" ").left().cut_to(SHORTEST_BAR);
         column.bars = Some((parts, whole));
         column.cut(length, utf8);
+        column.whole = None;
         column
     }
 
@@ -199,6 +252,7 @@ impl Column {
 
     /// Cuts what is wider.
     fn cut(&mut self, width: usize, utf8: bool) {
+        self.whole.get_or_insert_with(|| self.cells.clone());
         if let Some((parts, whole)) = &self.bars {
             let bars = parts.iter().map(|part| bar(*part, *whole, width, utf8));
             self.cells = bars.collect();
@@ -257,6 +311,12 @@ pub(crate) fn table(mut columns: Vec<Column>, width: Option<usize>, utf8: bool) 
             break;
         } else if let Some(at) = columns.iter().rposition(|c| c.rank == last) {
             let gone = columns.remove(at);
+            // There is more room for the others now.
+            for column in &mut columns {
+                if let Some(whole) = column.whole.take() {
+                    column.cells = whole;
+                }
+            }
             if !gone.title.trim().is_empty() {
                 left_out.insert(0, gone.title);
             }
@@ -339,6 +399,30 @@ mod tests {
     }
 
     #[test]
+    fn lines_break_between_words() {
+        let text = "  one two three\nfour five six seven\n";
+        assert_eq!(wrapped(text, None, 2), text);
+        assert_eq!(wrapped(text, Some(19), 2), text);
+        assert_eq!(
+            wrapped(text, Some(12), 2),
+            "  one two\n    three\nfour five\n  six seven\n"
+        );
+        // A word that does not fit anywhere stays whole.
+        assert_eq!(
+            wrapped("a longer-word b", Some(8), 4),
+            "a longer-word\n    b"
+        );
+        // What a style takes is not seen.
+        let told = styled(GOOD, "one two");
+        assert_eq!(wrapped(&told, Some(7), 2), told);
+        for width in 12..40 {
+            for line in wrapped(&styled(BAD, text), Some(width), 2).lines() {
+                assert!(measure_text_width(line) <= width, "{width}: {line}");
+            }
+        }
+    }
+
+    #[test]
     fn one_page_is_no_plural() {
         assert!(pages(1).starts_with("1 page ("));
         assert!(pages(0).starts_with("0 pages ("));
@@ -385,7 +469,8 @@ mod tests {
         }
         let narrow = table(columns(), Some(24), false);
         assert!(narrow.contains("no room for: met again"), "{narrow}");
-        assert!(narrow.contains("~"), "{narrow}");
+        // What others leave is for the name.
+        assert!(narrow.contains("a-long-name"), "{narrow}");
     }
 
     #[test]

@@ -71,6 +71,33 @@ fn what_a_shell_would_take_is_quoted() {
     assert!(out.contains("'!2'"), "{out}");
 }
 
+/// Lines that are refused, and with which exit status.
+const ERRORS: [(&str, i32); 12] = [
+    ("nonsense", 2),
+    ("move", 2),
+    ("move 1", 2),
+    ("move 1 0-1 2-3", 2),
+    ("move 1 0:0,0:1", 2),
+    ("move --unknown 1 0:1", 2),
+    ("move 1 0:1 --range 5", 2),
+    ("show no-program-has-this-name", 1),
+    ("mark /nonexistent", 1),
+    ("mark /tmp none", 1),
+    ("move 1 0:1023", 1),
+    ("info", 1),
+];
+
+#[test]
+fn errors_wrap() {
+    for width in [40, 80, 120] {
+        for (line, status) in ERRORS {
+            let screen = Terminal::new(width).run(&format!("{PROGRAM} {line}"));
+            let screen = screen.expect(status).fits();
+            assert!(screen.text().starts_with("pagemigrate: "), "{line}");
+        }
+    }
+}
+
 #[test]
 fn one_style_of_errors() {
     let (status, _, err) = run("");
@@ -79,20 +106,7 @@ fn one_style_of_errors() {
         err.starts_with("Move the pages") && err.contains("Usage:"),
         "{err}"
     );
-    for (line, status) in [
-        ("nonsense", 2),
-        ("move", 2),
-        ("move 1", 2),
-        ("move 1 0-1 2-3", 2),
-        ("move 1 0:0,0:1", 2),
-        ("move --unknown 1 0:1", 2),
-        ("move 1 0:1 --range 5", 2),
-        ("show no-program-has-this-name", 1),
-        ("mark /nonexistent", 1),
-        ("mark /tmp none", 1),
-        ("move 1 0:1023", 1),
-        ("info", 1),
-    ] {
+    for (line, status) in ERRORS {
         let (told, out, err) = run(line);
         assert_eq!(told, Some(status), "{line}: {err}");
         assert_eq!(out, "", "{line}");

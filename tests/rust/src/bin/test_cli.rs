@@ -242,7 +242,7 @@ fn main() {
         let told = cli.run(&format!("move {pid} {node}:{node} --range {range}"));
         let told = told.expect(0).says("moves nothing");
         assert!(
-            told.out.contains("256 pages (1.00 MiB): were in place"),
+            told.out.contains("256 pages (1.00 MiB): in place"),
             "{}",
             told.out
         );

@@ -838,7 +838,7 @@ fn main() {
                 let told = told.expect(if left { 3 } else { 0 });
                 in_text |= told
                     .out
-                    .contains("given back by their process before they could move");
+                    .contains("given back by the process before the move");
             }
         },
     );

@@ -24,7 +24,11 @@ pub(crate) fn run(json: bool) -> Result<u8, Failure> {
     let text = if json {
         format!("{:#}\n", to_json(&info, &machine, &known))
     } else {
-        to_text(&info, &machine, &known)
+        term::wrapped(
+            &to_text(&info, &machine, &known),
+            term::width(),
+            "node numbers:      ".len(),
+        )
     };
     term::print(&text)?;
     Ok(0)

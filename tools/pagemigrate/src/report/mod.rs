@@ -371,7 +371,7 @@ mod tests {
         let text = text_of(&report);
         assert!(text.contains("moved 7 pages") && !text.contains("given back"));
         assert!(text.contains("0 to 2: 7 pages") && !text.contains("1 to 3"));
-        assert!(text.contains("1 page (4.00 KiB): of them"));
+        assert!(text.contains("1 page (4.00 KiB): went to another new node"));
         assert!(!text.contains("left behind") && !text.contains("pinned"));
         assert!(!text.contains("passes"));
         report.passes = 2;
@@ -401,7 +401,7 @@ mod tests {
             "pinned",
             "unmovable",
             "without room",
-            "  6 pages (24.00 KiB): were given back by their process",
+            "  6 pages (24.00 KiB): given back by the process before the move",
         ] {
             assert!(text.contains(word), "{word}");
         }
@@ -550,15 +550,15 @@ mod tests {
         let (map, members) = (map("0:2 1:3"), [member(1, counts)]);
         let mut report = report(&map, &members);
         let done = text_of(&report);
-        assert!(done.contains("were not on an old node"), "{done}");
+        assert!(done.contains(": not on an old node"), "{done}");
         report.dry_run = true;
         let text = text_of(&report);
         for line in [
             "would move 3 pages",
             "would go to another new node",
             "would be met again",
-            "are not on an old node",
-            "would stay, as",
+            "not on an old node",
+            "would be kept by the mark",
             "would change",
             "would be left behind:",
         ] {
@@ -578,7 +578,7 @@ mod tests {
         let members = [member(1, in_place)];
         // Such pages may be on an old node, and are where they should be.
         let same = map("0:0");
-        assert!(text_of(&report(&same, &members)).contains("were in place"));
+        assert!(text_of(&report(&same, &members)).contains(": in place"));
         let members = [member(1, Counts::default())];
         let mut report = report(&same, &members);
         report.range = Range {

@@ -45,7 +45,9 @@ fn reasons(counts: &Counts) -> [(u64, &'static str, &'static str); 5] {
 impl Report<'_> {
     pub(crate) fn to_text(&self) -> String {
         let total = self.total(self.outcomes());
-        let mut out = self.threads.map(Threads::to_text).unwrap_or_default();
+        let wrapped = |text: &str| term::wrapped(text, term::width(), term::HANGING);
+        let threads = self.threads.map(Threads::to_text);
+        let mut out = wrapped(&threads.unwrap_or_default());
         let whose = match self.members {
             [one] if self.single => one.process.title(),
             [_] => "1 process".into(),
@@ -57,7 +59,7 @@ impl Report<'_> {
         if self.dry_run || self.verbose {
             out += &self.picture();
         }
-        out += &self.summary(&whose, &total);
+        out += &wrapped(&self.summary(&whose, &total));
         out
     }
 
@@ -102,32 +104,28 @@ impl Report<'_> {
         for (n, done, would) in [
             (
                 counts.moved_fallback,
-                "of them went to another new node, since their own was full",
-                "of them would go to another new node, since their own is full",
+                "went to another new node, since that of the map was full",
+                "would go to another new node, since that of the map is full",
             ),
             (
                 counts.already_moved,
-                "met again after they had moved",
-                "would be met again after they had moved",
+                "met again after the move",
+                "would be met again after the move",
             ),
             if stay {
-                (counts.in_place, "were in place", "are in place")
+                (counts.in_place, "in place", "in place")
             } else {
-                (
-                    counts.in_place,
-                    "were not on an old node",
-                    "are not on an old node",
-                )
+                (counts.in_place, "not on an old node", "not on an old node")
             },
             (
                 counts.exempt,
-                "stay, as their file's mark says",
-                "would stay, as their file's mark says",
+                "kept by the mark of the file",
+                "would be kept by the mark of the file",
             ),
             (
                 counts.gone,
-                "were given back by their process before they could move",
-                "were given back by their process before they were counted",
+                "given back by the process before the move",
+                "given back by the process before the count",
             ),
         ] {
             if n > 0 {
