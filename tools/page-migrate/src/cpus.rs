@@ -33,6 +33,11 @@ impl CpuSet {
         Some(CpuSet(set))
     }
 
+    /// Its CPUs, the lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().copied()
+    }
+
     /// Whether there is no CPU in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -214,6 +219,35 @@ impl Topology {
         new
     }
 
+    /// The same, but of a new node only as many as `cpus` has of the old one: the first CPU of a
+    /// node goes to the first one of the new node, and so on. Where that one is taken, the next free
+    /// one serves. Several share one only where a node has fewer.
+    pub fn counterparts(&self, cpus: &CpuSet, pairs: &[Pair]) -> CpuSet {
+        let mut new = CpuSet::default();
+        let mut moves = Vec::new();
+        for (node, (own, _)) in &self.nodes {
+            match destination(pairs, *node) {
+                None => new.extend(&own.intersection(cpus)),
+                Some(Node::Id(to)) => moves.push((own, self.cpus(to))),
+                Some(Node::Any) => moves.push((own, self.nearest(*node, pairs))),
+            }
+        }
+        for (own, to) in moves {
+            let to: Vec<usize> = to.iter().collect();
+            let ranks = own
+                .iter()
+                .enumerate()
+                .filter(|(_, cpu)| cpus.contains(*cpu));
+            for (rank, _) in ranks {
+                let free = (0..to.len())
+                    .filter_map(|i| to.get((rank + i) % to.len()))
+                    .find(|cpu| !new.contains(**cpu));
+                new.0.extend(free);
+            }
+        }
+        new
+    }
+
     /// The CPUs of the nearest node that has some and that no pair empties.
     fn nearest(&self, node: u32, pairs: &[Pair]) -> CpuSet {
         let Some((_, distances)) = self.nodes.get(&node) else {
@@ -290,6 +324,24 @@ mod tests {
         // A node without CPUs has none to give.
         assert_eq!(t.new_cpus(&set("0"), &pairs(&[(n(0), n(5))])), set(""));
         assert_eq!(t.all_cpus(), set("0-5"));
+    }
+
+    #[test]
+    fn as_many_as_before() {
+        let t = topology();
+        let (n, any) = (Node::Id, Node::Any);
+        let both = pairs(&[(n(0), n(1)), (n(1), n(2))]);
+        assert_eq!(t.counterparts(&set("0"), &both), set("2"));
+        assert_eq!(t.counterparts(&set("1,3"), &both), set("3,5"));
+        assert_eq!(t.counterparts(&set("0-3"), &both), set("2-5"));
+        // What stays keeps its CPUs, and the next one is taken.
+        let one = pairs(&[(n(0), n(1))]);
+        assert_eq!(t.counterparts(&set("0,2"), &one), set("2-3"));
+        assert_eq!(t.counterparts(&set("0-3"), &one), set("2-3"));
+        let together = pairs(&[(n(0), n(2)), (n(1), n(2))]);
+        assert_eq!(t.counterparts(&set("0,2"), &together), set("4-5"));
+        assert_eq!(t.counterparts(&set("0"), &pairs(&[(n(0), any)])), set("4"));
+        assert_eq!(t.counterparts(&set("0"), &pairs(&[(n(0), n(5))])), set(""));
     }
 
     #[test]

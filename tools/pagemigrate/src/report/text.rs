@@ -5,6 +5,7 @@
 use page_migrate::{page_size, Counts, Node, Outcome};
 
 use super::{stopped_by, Report, Totals};
+use crate::job::cpuset::Cpusets;
 use crate::job::threads::Threads;
 use crate::term::{self, Column};
 
@@ -45,7 +46,8 @@ fn reasons(counts: &Counts) -> [(u64, &'static str, &'static str); 5] {
 impl Report<'_> {
     pub(crate) fn to_text(&self) -> String {
         let total = self.total(self.outcomes());
-        let mut out = self.threads.map(Threads::to_text).unwrap_or_default();
+        let mut out = self.cpusets.map(Cpusets::to_text).unwrap_or_default();
+        out += &self.threads.map(Threads::to_text).unwrap_or_default();
         let whose = match self.members {
             [one] if self.single => one.process.title(),
             [_] => "1 process".into(),
