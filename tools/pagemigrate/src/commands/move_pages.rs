@@ -51,8 +51,8 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
         cpusets = args
             .cpuset
             .then(|| Cpusets::new(selection.groups(), pairs, &topology, &machine, args.dry_run));
-        let by_cpuset = cpusets.as_ref().is_some_and(Cpusets::change_cpus);
-        threads = Some(Threads::new(topology, pairs, args.dry_run, by_cpuset));
+        let counterparts = cpusets.as_ref().and_then(Cpusets::counterparts).cloned();
+        threads = Some(Threads::new(topology, pairs, args.dry_run, counterparts));
     }
 
     // A signal ends the call, not the command: what has been done is told.

@@ -14,6 +14,8 @@ use page_migrate::cpus::{CpuSet, Topology};
 use page_migrate::{destination, Machine, Node, Pair};
 use serde_json::{json, Value};
 
+use crate::proc::folders;
+
 /// What a list is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -69,6 +71,8 @@ impl List {
 type Writer = Box<dyn FnMut(&Path, &str) -> io::Result<()> + Send>;
 
 pub(crate) struct Cpusets {
+    /// The new CPU for each old one.
+    counterparts: BTreeMap<usize, usize>,
     /// Each group comes before those below it.
     lists: Vec<List>,
     dry_run: bool,
@@ -78,10 +82,11 @@ pub(crate) struct Cpusets {
     write: Writer,
 }
 
-/// Where the pages of a map go, as far as it tells.
+/// What is to become of lists.
 struct Plan<'a> {
     pairs: &'a [Pair],
-    topology: &'a Topology,
+    counterparts: BTreeMap<usize, usize>,
+    all_cpus: CpuSet,
     machine: &'a Machine,
 }
 
@@ -90,20 +95,16 @@ impl Plan<'_> {
     /// stays; so do CPUs where the new nodes have none.
     fn after(&self, kind: Kind, before: &CpuSet) -> CpuSet {
         let all = match kind {
-            Kind::Cpus => self.topology.all_cpus(),
+            Kind::Cpus => self.all_cpus.clone(),
             Kind::Mems => self.nodes(|_| true),
         };
         if all.is_subset(before) {
             return before.clone();
         }
-        let after = match kind {
-            Kind::Cpus => self.topology.counterparts(before, self.pairs),
+        match kind {
+            Kind::Cpus => image(before, &self.counterparts),
             Kind::Mems => self.new_nodes(before),
-        };
-        if after.is_empty() {
-            return before.clone();
         }
-        after
     }
 
     fn new_nodes(&self, before: &CpuSet) -> CpuSet {
@@ -138,16 +139,27 @@ impl Cpusets {
         machine: &Machine,
         dry_run: bool,
     ) -> Self {
+        let groups: Vec<&PathBuf> = groups.collect();
+        let mut lists = Vec::new();
+        for group in &groups {
+            collect(group, &mut lists);
+        }
+        let mut cpus = CpuSet::default();
+        for list in lists.iter().filter(|list| list.kind == Kind::Cpus) {
+            cpus.extend(&list.before);
+        }
         let plan = Plan {
             pairs,
-            topology,
+            counterparts: topology.counterparts(&cpus, pairs, &taken(&groups)),
+            all_cpus: topology.all_cpus(),
             machine,
         };
-        let mut lists = Vec::new();
-        for group in groups {
-            collect(group, &plan, &mut lists);
+        for list in &mut lists {
+            list.after = plan.after(list.kind, &list.before);
         }
+        lists.retain(|list| list.after != list.before);
         Cpusets {
+            counterparts: plan.counterparts,
             lists,
             dry_run,
             at_work: false,
@@ -156,9 +168,10 @@ impl Cpusets {
         }
     }
 
-    /// Whether threads get other CPUs by their groups.
-    pub(crate) fn change_cpus(&self) -> bool {
-        self.lists.iter().any(|list| list.kind == Kind::Cpus)
+    /// The new CPU for each old one, where the groups' CPUs change.
+    pub(crate) fn counterparts(&self) -> Option<&BTreeMap<usize, usize>> {
+        let changes = self.lists.iter().any(|list| list.kind == Kind::Cpus);
+        changes.then_some(&self.counterparts)
     }
 
     /// Adds what is new, from the top down: a group has nothing that the one above it lacks.
@@ -304,27 +317,42 @@ impl Drop for Cpusets {
     }
 }
 
-fn collect(group: &Path, plan: &Plan<'_>, lists: &mut Vec<List>) {
+/// CPUs by their counterparts; what has none stays.
+pub(crate) fn image(cpus: &CpuSet, counterparts: &BTreeMap<usize, usize>) -> CpuSet {
+    let new = |cpu| counterparts.get(&cpu).copied().unwrap_or(cpu);
+    cpus.iter().map(new).collect()
+}
+
+/// All lists that are not empty: an empty one is that of the group above.
+fn collect(group: &Path, lists: &mut Vec<List>) {
     for kind in Kind::ALL {
-        // An empty list is that of the group above.
-        let Some(before) = read(&group.join(kind.file())).filter(|list| !list.is_empty()) else {
-            continue;
-        };
-        let after = plan.after(kind, &before);
-        if after != before {
+        if let Some(before) = read(&group.join(kind.file())).filter(|list| !list.is_empty()) {
             lists.push(List {
                 group: group.to_owned(),
                 kind,
                 now: before.clone(),
+                after: before.clone(),
                 before,
-                after,
                 error: None,
             });
         }
     }
-    for (_, below) in crate::proc::folders(group) {
-        collect(&below, plan, lists);
+    for (_, below) in folders(group) {
+        collect(&below, lists);
     }
+}
+
+/// The CPUs of the groups beside these: other jobs, most likely.
+fn taken(groups: &[&PathBuf]) -> CpuSet {
+    let mut taken = CpuSet::default();
+    for beside in groups.iter().filter_map(|group| group.parent()) {
+        for (_, other) in folders(beside) {
+            if !groups.contains(&&other) {
+                taken.extend(&read(&other.join(Kind::Cpus.file())).unwrap_or_default());
+            }
+        }
+    }
+    taken
 }
 
 fn read(path: &Path) -> Option<CpuSet> {
@@ -438,7 +466,7 @@ mod tests {
         let root = tree(&JOB);
         let mut cpusets = cpusets(&root, "0-1:2-3");
         let log = watched(&root, &mut cpusets, "");
-        assert!(cpusets.change_cpus());
+        assert_eq!(cpusets.counterparts().unwrap()[&5], 7);
         cpusets.widen().unwrap();
         assert_eq!(
             taken(&log),
@@ -552,6 +580,24 @@ mod tests {
         assert!(told.contains("job_7 has only CPUs 0-1,4-5"), "{told}");
         drop(cpusets);
         assert_eq!(has(&root, "job_7/cpuset.cpus"), "0-1,4-5");
+    }
+
+    #[test]
+    fn what_other_jobs_have_is_left_to_them() {
+        let root = tree(&[
+            ("job_7", "0,4", ""),
+            ("job_7/step_0/user", "0", ""),
+            ("job_7/step_1/user", "4", ""),
+            ("job_8", "2", ""),
+        ]);
+        // One CPU of node 2 is free, and it is the same one for the job and its step.
+        let mut cpusets = cpusets(&root, "0:2");
+        cpusets.widen().unwrap();
+        cpusets.narrow(Kind::Cpus);
+        cpusets.finish();
+        assert_eq!(has(&root, "job_7/cpuset.cpus"), "2,6");
+        assert_eq!(has(&root, "job_7/step_0/user/cpuset.cpus"), "6");
+        assert_eq!(has(&root, "job_7/step_1/user/cpuset.cpus"), "2");
     }
 
     #[test]

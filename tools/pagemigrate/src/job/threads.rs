@@ -9,6 +9,7 @@ use page_migrate::cpus::{affinity, set_affinity, CpuSet, Topology};
 use page_migrate::Pair;
 use serde_json::{json, Value};
 
+use crate::job::cpuset::image;
 use crate::proc::{self, Process};
 
 /// A thread that was to get other CPUs.
@@ -25,8 +26,9 @@ pub(crate) struct Threads {
     topology: Topology,
     pairs: Vec<Pair>,
     dry_run: bool,
-    /// What has no choice of its own gets other CPUs by its cpuset.
-    by_cpuset: bool,
+    /// Where cpusets move along: what has no choice of its own gets other CPUs by its cpuset, and
+    /// the rest those that are the counterparts of its own.
+    counterparts: Option<BTreeMap<usize, usize>>,
     /// Threads and when they began: they are looked at once.
     seen: BTreeSet<(i32, u64)>,
     /// What was given: a thread that has it later has inherited it.
@@ -49,12 +51,17 @@ enum Plan {
 const ROUNDS: u32 = 16;
 
 impl Threads {
-    pub(crate) fn new(topology: Topology, pairs: &[Pair], dry_run: bool, by_cpuset: bool) -> Self {
+    pub(crate) fn new(
+        topology: Topology,
+        pairs: &[Pair],
+        dry_run: bool,
+        counterparts: Option<BTreeMap<usize, usize>>,
+    ) -> Self {
         Threads {
             topology,
             pairs: pairs.to_vec(),
             dry_run,
-            by_cpuset,
+            counterparts,
             seen: BTreeSet::new(),
             given: BTreeSet::new(),
             changes: Vec::new(),
@@ -87,7 +94,11 @@ impl Threads {
                         continue;
                     }
                     let allowed = allowed.get_or_insert_with(|| self.allowed(process.tgid));
-                    if self.by_cpuset && allowed.is_subset(&mask) {
+                    if let Some(counterparts) = &self.counterparts {
+                        let to = image(&mask, counterparts);
+                        if !allowed.is_subset(&mask) && to != mask {
+                            plans.push((process.pid, tid, mask, Ok(to)));
+                        }
                         continue;
                     }
                     match plan(&self.topology, &self.pairs, &mask, allowed, stat.cpu) {
@@ -141,7 +152,7 @@ impl Threads {
                 Err(e) if e.raw_os_error() == Some(ESRCH) => return None,
                 Err(e) => {
                     error = Some(match e.kind() {
-                        io::ErrorKind::InvalidInput if self.by_cpuset => {
+                        io::ErrorKind::InvalidInput if self.counterparts.is_some() => {
                             "the cpuset has none of these CPUs".into()
                         }
                         io::ErrorKind::InvalidInput => {
@@ -355,7 +366,7 @@ mod tests {
             topology: Topology::default(),
             pairs: Vec::new(),
             dry_run: false,
-            by_cpuset: false,
+            counterparts: None,
             seen: BTreeSet::new(),
             given: BTreeSet::new(),
             changes: vec![change(7, 7, None), change(7, 8, None)],
