@@ -34,7 +34,7 @@ fn is_ignored(signal: i32) -> bool {
     let me = i32::try_from(std::process::id()).unwrap_or(0);
     proc::status_field(me, "SigIgn")
         .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
-        .is_some_and(|mask| mask & 1 << (signal - 1) != 0)
+        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 /// Signals that have been caught.

@@ -288,12 +288,12 @@ impl Cpusets {
         } else {
             "became"
         };
-        same.iter()
-            .map(|((kind, before, after), n)| {
-                let s = if *n == 1 { "" } else { "s" };
-                format!("{n} control group{s}: {kind} {before} {verb} {after}\n")
-            })
-            .collect()
+        let mut out = String::new();
+        for ((kind, before, after), n) in same {
+            let s = if n == 1 { "" } else { "s" };
+            out += &format!("{n} control group{s}: {kind} {before} {verb} {after}\n");
+        }
+        out
     }
 
     pub(crate) fn to_json(&self) -> Value {
