@@ -172,6 +172,9 @@ pub(crate) struct MoveArgs {
     #[arg(long)]
     pub(crate) children: bool,
     /// All processes of a control group (version 2) and of those below it
+    ///
+    /// PATH is a folder, a path below the root of all groups, or the name of a unit of
+    /// systemd, like web.service.
     #[arg(long = "cgroup", value_name = "PATH")]
     pub(crate) cgroups: Vec<PathBuf>,
     /// All processes of a Slurm job, or of one of its steps, on this machine

@@ -338,8 +338,21 @@ fn find_cgroup_root(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The groups below a folder that have the name of a unit of systemd.
+fn units(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (own, path) in folders(folder) {
+        found.extend(units(&path, name));
+        if own == name {
+            found.push(path);
+        }
+    }
+    found
+}
+
 /// The folder of a control group, which may be named by its path in the file
-/// system or, like in /proc/PID/cgroup, below the root of all groups.
+/// system, like in /proc/PID/cgroup below the root of all groups, or by the name
+/// of a unit of systemd.
 pub(crate) fn cgroup_folder(name: &Path) -> Result<PathBuf, Failure> {
     let is_group = |path: &Path| path.join("cgroup.controllers").exists();
     if is_group(name) {
@@ -349,6 +362,24 @@ pub(crate) fn cgroup_folder(name: &Path) -> Result<PathBuf, Failure> {
     let path = root.join(name.strip_prefix("/").unwrap_or(name));
     if is_group(&path) {
         return Ok(path);
+    }
+    let is_unit = |unit: &&str| {
+        let kinds = [".service", ".scope", ".slice"];
+        !unit.contains('/') && kinds.iter().any(|kind| unit.ends_with(kind))
+    };
+    if let Some(unit) = name.to_str().filter(is_unit) {
+        match &units(&root, unit)[..] {
+            [] => {}
+            [one] => return Ok(one.clone()),
+            all => {
+                let all: Vec<String> = all.iter().map(|p| p.display().to_string()).collect();
+                return Err(Failure::Error(format!(
+                    "{} control groups have the name {unit}: name one by its path\n  {}",
+                    all.len(),
+                    all.join("\n  ")
+                )));
+            }
+        }
     }
     let why = match fs::metadata(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => format!(": {e}"),
@@ -447,6 +478,26 @@ mod tests {
             None
         );
         assert!(cgroup_folder(Path::new("/nonexistent/group")).is_err());
+    }
+
+    #[test]
+    fn units_of_systemd() {
+        let root = tempfile::tempdir().unwrap();
+        for group in [
+            "system.slice/web.service/worker",
+            "user.slice/user-1000.slice/user@1000.service/app.slice/web.service",
+            "system.slice/db.service",
+        ] {
+            fs::create_dir_all(root.path().join(group)).unwrap();
+        }
+        let found = |name| units(root.path(), name);
+        assert_eq!(
+            found("db.service"),
+            [root.path().join("system.slice/db.service")]
+        );
+        assert_eq!(found("web.service").len(), 2);
+        assert_eq!(found("user-1000.slice").len(), 1);
+        assert!(found("none.service").is_empty());
     }
 
     #[test]
