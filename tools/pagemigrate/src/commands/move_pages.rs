@@ -17,6 +17,7 @@ use crate::job::cpuset::{Cpusets, Kind};
 use crate::job::pace::Pace;
 use crate::job::threads::Threads;
 use crate::job::{self, Member, Work};
+use crate::proc::slurm::Job;
 use crate::report::progress::{self, Amount, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
@@ -38,10 +39,8 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
         term::note(note);
     }
     let device = Device::open().map_err(|e| errors::device(&e))?;
-    for job in &selection.jobs {
-        if let Some(disagrees) = job.compare() {
-            term::note(&disagrees);
-        }
+    for disagrees in selection.jobs.iter().filter_map(Job::compare) {
+        term::note(&disagrees);
     }
     let mut cpusets = None;
     let mut threads = None;
