@@ -180,9 +180,12 @@ impl Job {
             .intersection(&after)
             .filter(|pid| !known.contains(pid));
         let missing: Vec<i32> = missing.copied().collect();
+        // Slurm also lists slurmstepd, which is beside the user's processes.
+        let groups = self.groups.iter().flat_map(|group| in_cgroup(group));
+        let groups: BTreeSet<i32> = groups.chain(before.iter().copied()).collect();
         let unknown = known
             .iter()
-            .filter(|pid| !before.contains(pid) && !after.contains(pid) && stat(**pid).is_some());
+            .filter(|pid| !groups.contains(pid) && stat(**pid).is_some());
         let unknown: Vec<i32> = unknown.copied().collect();
         differences(&missing, &unknown)
             .map(|what| format!("scontrol listpids {id} {what}: taking those of the control group"))
