@@ -94,6 +94,7 @@ help:
 	@echo 'make tests            the test programs'
 	@echo 'make deb              Debian packages, into build/deb/'
 	@echo 'make test-packages    install, use and purge them in a virtual machine'
+	@echo 'make test-slurm       move jobs of a real Slurm in a virtual machine'
 	@echo 'make man              page_migrate(4), from the header'
 	@echo 'make vm               a shell in the virtual machine'
 	@echo 'make rust-analyzer    rust-project.json for editors'
@@ -208,11 +209,13 @@ man:
 		$(in-root) man/page_migrate "$$kdir" >man/page_migrate.4.new && \
 		mv man/page_migrate.4.new man/page_migrate.4
 
-.PHONY: deb test-packages
+.PHONY: deb test-packages test-slurm
 deb:
 	@scripts/deb
 test-packages:
 	@scripts/test-packages
+test-slurm:
+	@scripts/test-slurm
 
 .PHONY: clean distclean
 clean:

@@ -33,6 +33,11 @@ impl CpuSet {
         Some(CpuSet(set))
     }
 
+    /// Its CPUs, the lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().copied()
+    }
+
     /// Whether there is no CPU in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -214,6 +219,42 @@ impl Topology {
         new
     }
 
+    /// For each of `cpus` that is on an old node, one of the new node: the first CPU of a node goes
+    /// to the first one, and so on, or to the next one that nothing else has, neither of `cpus` nor of
+    /// `taken`. Where a node has too few, those of `taken` serve as well. A CPU for which there is
+    /// none at all is left out.
+    pub fn counterparts(
+        &self,
+        cpus: &CpuSet,
+        pairs: &[Pair],
+        taken: &CpuSet,
+    ) -> BTreeMap<usize, usize> {
+        let mut used = CpuSet::default();
+        let mut moves = Vec::new();
+        for (node, (own, _)) in &self.nodes {
+            match destination(pairs, *node) {
+                None => used.extend(&own.intersection(cpus)),
+                Some(Node::Id(to)) => moves.push((own, self.cpus(to))),
+                Some(Node::Any) => moves.push((own, self.nearest(*node, pairs))),
+            }
+        }
+        let mut map = BTreeMap::new();
+        for (own, to) in moves {
+            let to: Vec<usize> = to.iter().collect();
+            let ranks = own.iter().enumerate();
+            for (rank, cpu) in ranks.filter(|(_, cpu)| cpus.contains(*cpu)) {
+                let in_turn = || to.iter().cycle().skip(rank).take(to.len()).copied();
+                let new = in_turn()
+                    .find(|new| !used.contains(*new) && !taken.contains(*new))
+                    .or_else(|| in_turn().find(|new| !used.contains(*new)))
+                    .or_else(|| in_turn().next());
+                used.0.extend(new);
+                map.extend(new.map(|new| (cpu, new)));
+            }
+        }
+        map
+    }
+
     /// The CPUs of the nearest node that has some and that no pair empties.
     fn nearest(&self, node: u32, pairs: &[Pair]) -> CpuSet {
         let Some((_, distances)) = self.nodes.get(&node) else {
@@ -290,6 +331,32 @@ mod tests {
         // A node without CPUs has none to give.
         assert_eq!(t.new_cpus(&set("0"), &pairs(&[(n(0), n(5))])), set(""));
         assert_eq!(t.all_cpus(), set("0-5"));
+    }
+
+    #[test]
+    fn as_many_as_before() {
+        let t = topology();
+        let (n, any) = (Node::Id, Node::Any);
+        let map = |cpus: &str, map: &[(Node, Node)], taken: &str| {
+            let map = t.counterparts(&set(cpus), &pairs(map), &set(taken));
+            map.into_iter().collect::<Vec<_>>()
+        };
+        let both = [(n(0), n(1)), (n(1), n(2))];
+        assert_eq!(map("0", &both, ""), [(0, 2)]);
+        assert_eq!(map("1,3", &both, ""), [(1, 3), (3, 5)]);
+        assert_eq!(map("0-3", &both, ""), [(0, 2), (1, 3), (2, 4), (3, 5)]);
+        // What stays keeps its CPUs, and the next one is taken.
+        let one = [(n(0), n(1))];
+        assert_eq!(map("0,2", &one, ""), [(0, 3)]);
+        let together = [(n(0), n(2)), (n(1), n(2))];
+        assert_eq!(map("0,2", &together, ""), [(0, 4), (2, 5)]);
+        // What others have is left to them, as long as there is something else.
+        assert_eq!(map("0", &one, "2"), [(0, 3)]);
+        assert_eq!(map("0-1", &one, "2"), [(0, 3), (1, 2)]);
+        // Too few.
+        assert_eq!(map("0-2", &one, ""), [(0, 3), (1, 3)]);
+        assert_eq!(map("0", &[(n(0), any)], ""), [(0, 4)]);
+        assert_eq!(map("0", &[(n(0), n(5))], ""), []);
     }
 
     #[test]

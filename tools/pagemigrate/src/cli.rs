@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use page_migrate::{page_size, Machine, Range};
 
 use crate::exit::Failure;
+use crate::proc::slurm::{Job, JobId};
 use crate::proc::{cgroup_folder, Selection};
 
 /// Longer lines are hard to read.
@@ -20,12 +21,16 @@ const MOVE_USAGE: &str = "\
 pagemigrate move [OPTIONS]
            PID[,PID]... MAP...
        pagemigrate move [OPTIONS]
-           --cgroup PATH MAP...";
+           --cgroup PATH MAP...
+       pagemigrate move [OPTIONS]
+           --slurm JOBID[.STEP] MAP...";
 const SHOW_USAGE: &str = "\
 pagemigrate show [OPTIONS]
            PID|NAME...
        pagemigrate show [OPTIONS]
-           --cgroup PATH";
+           --cgroup PATH
+       pagemigrate show [OPTIONS]
+           --slurm JOBID[.STEP]";
 const MARK_USAGE: &str = "\
 pagemigrate mark [OPTIONS]
            FILE [MARK]";
@@ -47,7 +52,7 @@ Lists of nodes are those of numactl:
 
 Ctrl-C ends the move, tells how far it got, and prints the command that goes on. A second one ends the command at once.
 
-Exit status: 0 all moved, 1 error, 2 usage, 3 some pages were left behind, 130 a signal ended it.";
+Exit status: 0 all moved, 1 error, 2 usage, 3 some pages were left behind or, of a job whose pages have all moved, some CPUs or cpusets, 130 a signal ended it.";
 
 /// Move the pages of running processes between NUMA nodes.
 ///
@@ -167,8 +172,17 @@ pub(crate) struct MoveArgs {
     #[arg(long)]
     pub(crate) children: bool,
     /// All processes of a control group (version 2) and of those below it
+    ///
+    /// PATH is a folder, a path below the root of all groups, or the name of a unit of
+    /// systemd, like web.service.
     #[arg(long = "cgroup", value_name = "PATH")]
     pub(crate) cgroups: Vec<PathBuf>,
+    /// All processes of a Slurm job, or of one of its steps, on this machine
+    ///
+    /// Those of the user: neither slurmstepd nor srun. STEP is a number or a name
+    /// like batch.
+    #[arg(long = "slurm", value_name = "JOBID[.STEP]")]
+    pub(crate) jobs: Vec<JobId>,
     /// Move the threads' CPUs along, before the pages
     ///
     /// A thread that may run on CPUs of old nodes only gets those of the nodes
@@ -176,6 +190,14 @@ pub(crate) struct MoveArgs {
     /// its own that runs there.
     #[arg(long)]
     pub(crate) threads: bool,
+    /// Move the cpusets of the control groups along, and the threads' CPUs
+    ///
+    /// The groups of --cgroup or --slurm, and those below them, first get the new
+    /// nodes and as many of their CPUs, from the top down. When all has moved,
+    /// they lose the old ones, from the leaves up. After an error or a signal, they
+    /// are as they were. A list that has all of the machine stays.
+    #[arg(long)]
+    pub(crate) cpuset: bool,
     /// Go over the processes until nothing is left, but N times at most
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -232,6 +254,9 @@ pub(crate) struct ShowArgs {
     /// All processes of a control group (version 2) and of those below it
     #[arg(long = "cgroup", value_name = "PATH")]
     pub(crate) cgroups: Vec<PathBuf>,
+    /// All processes of a Slurm job, or of one of its steps, on this machine
+    #[arg(long = "slurm", value_name = "JOBID[.STEP]")]
+    pub(crate) jobs: Vec<JobId>,
     /// Show each mapping, the largest first
     #[arg(long)]
     pub(crate) maps: bool,
@@ -261,12 +286,20 @@ impl MoveArgs {
             }
         }
         pids.extend(&self.pids);
-        if pids.is_empty() && self.cgroups.is_empty() {
+        if pids.is_empty() && self.cgroups.is_empty() && self.jobs.is_empty() {
             return Err(Failure::Usage(
-                "no process is named: write PID before the map, or --cgroup PATH".into(),
+                "no process is named: write PID before the map, or --cgroup PATH, or --slurm JOBID"
+                    .into(),
             ));
         }
-        let selection = selection(pids, self.children, &self.cgroups)?;
+        if self.cpuset && self.cgroups.is_empty() && self.jobs.is_empty() {
+            return Err(Failure::Usage(
+                "--cpuset needs --cgroup or --slurm: a process alone may share its cpuset with \
+                 others"
+                    .into(),
+            ));
+        }
+        let selection = selection(pids, self.children, &self.cgroups, &self.jobs)?;
         Ok((selection, maps.join(" ")))
     }
 }
@@ -289,16 +322,23 @@ impl ShowArgs {
                 },
             }
         }
-        if pids.is_empty() && self.cgroups.is_empty() {
+        if pids.is_empty() && self.cgroups.is_empty() && self.jobs.is_empty() {
             return Err(Failure::Usage(
-                "no process is named: write PID, the name of a program, or --cgroup PATH".into(),
+                "no process is named: write PID, the name of a program, --cgroup PATH or --slurm \
+                 JOBID"
+                    .into(),
             ));
         }
-        selection(pids, self.children, &self.cgroups)
+        selection(pids, self.children, &self.cgroups, &self.jobs)
     }
 }
 
-fn selection(pids: Vec<i32>, children: bool, cgroups: &[PathBuf]) -> Result<Selection, Failure> {
+fn selection(
+    pids: Vec<i32>,
+    children: bool,
+    cgroups: &[PathBuf],
+    jobs: &[JobId],
+) -> Result<Selection, Failure> {
     if pids.is_empty() && children {
         return Err(Failure::Usage(
             "--children needs a process whose descendants are meant".into(),
@@ -308,10 +348,12 @@ fn selection(pids: Vec<i32>, children: bool, cgroups: &[PathBuf]) -> Result<Sele
         .iter()
         .map(|path| cgroup_folder(path))
         .collect::<Result<_, _>>()?;
+    let jobs = jobs.iter().map(Job::find).collect::<Result<_, _>>()?;
     Ok(Selection {
         pids,
         children,
         cgroups,
+        jobs,
     })
 }
 
@@ -453,6 +495,8 @@ mod tests {
             "pagemigrate move 1 0:1 --progress loud",
             "pagemigrate show 1 --watch=0",
             "pagemigrate mark f other",
+            "pagemigrate move --slurm x 0:1",
+            "pagemigrate move --slurm 7_1 0:1",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
@@ -465,6 +509,8 @@ mod tests {
             "pagemigrate show --watch=0.5 1,2 sleep --maps",
             "pagemigrate mark f",
             "pagemigrate mark f clear --trusted",
+            "pagemigrate move --slurm 7.batch --cpuset 0:1",
+            "pagemigrate show --slurm 7",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -511,6 +557,7 @@ mod tests {
             "7, 0:1",
             "0-1 0:1",
             "0:1 7 --children",
+            "7 --cpuset 0:1",
         ] {
             // A word behind the map belongs to the map, which says so itself.
             let done = resolve(line);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SIGINT and SIGTERM: the first one ends the call at work, and the command tells how far it got. A
+//! SIGINT, SIGTERM and SIGHUP: the first one ends the call at work, and the command tells how far it got. A
 //! second one ends the command at once.
 //!
 //! The calls are made in another thread. A thread that hangs in the kernel runs no signal handler,
@@ -17,10 +17,11 @@ use std::thread;
 use std::time::Duration;
 
 use page_migrate::CallingThread;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGURG};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGURG};
 use signal_hook::{flag, low_level};
 
 use crate::exit;
+use crate::proc;
 
 /// How often the work is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,6 +29,13 @@ const TICK: Duration = Duration::from_millis(100);
 /// Gets a thread out of its call. It must be another signal than those that are counted, and one
 /// that does no harm where no handler is set.
 const NUDGE: i32 = SIGURG;
+
+fn is_ignored(signal: i32) -> bool {
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    proc::status_field(me, "SigIgn")
+        .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
 
 /// Signals that have been caught.
 pub(crate) struct Signals {
@@ -43,7 +51,11 @@ impl Signals {
         let (wake_up, wake) = UnixStream::pair()?;
         wake_up.set_read_timeout(Some(TICK))?;
         let came = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // nohup(1) has it ignored.
+            if signal == SIGHUP && is_ignored(signal) {
+                continue;
+            }
             // The order counts: the first signal must not find the flag set.
             flag::register_conditional_shutdown(
                 signal,

@@ -510,21 +510,88 @@ fn main() {
         assert!(text.contains(&format!("CPUs {default} became")), "{text}");
     });
 
+    tap.test("--cpuset: lists of a group and of those below it", || {
+        let group = Cgroup::new(&a.to_string());
+        group.set("cpuset.cpus", &cpus_a);
+        group.set("cgroup.subtree_control", "+cpuset");
+        let inner = group.below("inner");
+        inner.set("cpuset.cpus", &cpus_a);
+        // One that has no choice of its own, one that is bound to its CPU, and a policy.
+        let mut targets = [
+            start(&[&part]),
+            start(&[&part, &format!("cpus:{cpus_a}")]),
+            start(&[&format!("bind:{a}:{PAGES}")]),
+        ];
+        for target in &targets {
+            inner.enter(target.pid());
+        }
+        let list = |group: &Cgroup, file: &str| {
+            let text = fs::read_to_string(group.path().join(file)).unwrap();
+            text.trim().to_owned()
+        };
+        let lists = || {
+            [
+                list(&group, "cpuset.cpus"),
+                list(&group, "cpuset.mems"),
+                list(&inner, "cpuset.cpus"),
+                list(&inner, "cpuset.mems"),
+            ]
+        };
+        let all_on =
+            |targets: &[Target], node: u32| targets.iter().all(|t| t.nodes(0, PAGES) == on(node));
+        let before = lists();
+        let line = format!("move --cgroup {} {a}:{b} --cpuset", group.path().display());
+
+        // Nothing begins: all is as it was.
+        let told = cli.run(&format!("{line} --pid {}", i32::MAX)).expect(1);
+        assert!(told.err.contains("no process"), "{}", told.err);
+        assert_eq!(lists(), before);
+        assert!(all_on(&targets, a));
+
+        let json = cli.run(&format!("{line} --json")).expect(0).json();
+        let changes = json["cpusets"]["changes"].as_array().unwrap();
+        assert_eq!(changes.len(), 3, "{json}");
+        assert_eq!(json["cpusets"]["undone"], false, "{json}");
+        let (node, none) = (b.to_string(), String::new());
+        assert_eq!(lists(), [&cpus_b, &node, &cpus_b, &none].map(Clone::clone));
+        assert!(all_on(&targets, b));
+        for target in &mut targets {
+            assert_eq!(cpus_of(target.pid(), target.pid() as u64), cpus_b);
+            assert_eq!(target.damaged(), 0);
+        }
+        let bound = &targets[1];
+        assert_eq!(cpus_of(bound.pid(), bound.parts[1]), cpus_b);
+        let policy = policy_of(targets[2].pid(), targets[2].parts[0]);
+        assert_eq!(policy, format!("bind:{b}"));
+
+        let text = cli.run(&line.replace(&format!("{a}:{b}"), &format!("{b}:{a}")));
+        let text = text.expect(0).out;
+        let told = format!("2 control groups: CPUs {cpus_b} became {cpus_a}");
+        assert!(text.contains(&told), "{text}");
+        assert_eq!(lists(), before);
+        assert!(all_on(&targets, a));
+        drop(targets);
+        while list(&group, "cgroup.events").contains("populated 1") {
+            sleep(Duration::from_millis(1));
+        }
+        drop(inner);
+    });
+
     tap.test("--threads: CPUs that cannot be had", || {
         let group = Cgroup::new("");
         group.set("cpuset.cpus", &cpus_a);
         let target = start(&[&part]);
         group.enter(target.pid());
         let line = format!("move {} {a}:{b} --threads", target.pid());
-        let told = cli
-            .run(&line)
-            .expect(1)
-            .says("some threads keep their CPUs");
+        let told = cli.run(&line).expect(3);
+        let lines: Vec<&str> = told.err.lines().collect();
+        assert_eq!(lines.len(), 1, "{}", told.err);
         assert!(
-            told.out.contains("its cpuset has none of these CPUs"),
+            lines[0].contains("the cpuset has none of these CPUs (--cpuset"),
             "{}",
-            told.out
+            told.err
         );
+        assert!(!told.out.contains("CPUs"), "{}", told.out);
         assert_eq!(cpus_of(target.pid(), target.pid() as u64), cpus_a);
         // The pages have moved all the same.
         assert_eq!(target.nodes(0, PAGES), on(b));

@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use page_migrate::cpus::Topology;
 use page_migrate::{Device, Machine, Node, NodeMap, Request, Target};
 
 use crate::cli::MoveArgs;
 use crate::errors::{self, KnownNodes};
 use crate::exit::Failure;
+use crate::job::cpuset::{Cpusets, Kind};
 use crate::job::pace::Pace;
 use crate::job::threads::Threads;
-use crate::job::{Member, Work};
+use crate::job::{self, Member, Work};
+use crate::proc::slurm::Job;
 use crate::report::progress::{self, Amount, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
@@ -36,11 +39,20 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
         term::note(note);
     }
     let device = Device::open().map_err(|e| errors::device(&e))?;
-    let threads = args
-        .threads
-        .then(|| Threads::new(map.pairs(), args.dry_run))
-        .transpose()
-        .map_err(|e| format!("cannot read the nodes' CPUs: {e}"))?;
+    for disagrees in selection.jobs.iter().filter_map(Job::compare) {
+        term::note(&disagrees);
+    }
+    let mut cpusets = None;
+    let mut threads = None;
+    if args.threads || args.cpuset {
+        let topology = Topology::read().map_err(|e| format!("cannot read the nodes' CPUs: {e}"))?;
+        let pairs = map.pairs();
+        cpusets = args
+            .cpuset
+            .then(|| Cpusets::new(selection.groups(), pairs, &topology, &machine, args.dry_run));
+        let counterparts = cpusets.as_ref().and_then(Cpusets::counterparts).cloned();
+        threads = Some(Threads::new(topology, pairs, args.dry_run, counterparts));
+    }
 
     // A signal ends the call, not the command: what has been done is told.
     let signals = Signals::catch().map_err(|e| format!("cannot catch signals: {e}"))?;
@@ -96,6 +108,9 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
             }
         },
         || {
+            if let Some(cpusets) = &mut cpusets {
+                cpusets.widen()?;
+            }
             work.find();
             work.check()?;
             if !args.no_room_check {
@@ -113,7 +128,21 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
                 pace.begin();
             }
             let begin = Instant::now();
+            if let Some(cpusets) = &mut cpusets {
+                // The CPUs first: what is touched from now on comes from the new nodes.
+                work.sweep();
+                cpusets.narrow(Kind::Cpus);
+            }
             work.run();
+            if let Some(cpusets) = &mut cpusets {
+                if signals.came() || job::failed(&work.members) {
+                    cpusets.undo();
+                    work.undo_threads();
+                } else {
+                    cpusets.narrow(Kind::Mems);
+                    cpusets.finish();
+                }
+            }
             let elapsed = begin.elapsed();
             let before = before.filter(|_| looks);
             let after = (looks && !args.dry_run && before.is_some()).then(|| work.placement());
@@ -136,6 +165,7 @@ pub(crate) fn run(args: &MoveArgs, command: &[OsString]) -> Result<u8, Failure> 
         single: selection.is_single(),
         members: &work.members,
         threads: work.threads.as_ref(),
+        cpusets: cpusets.as_ref(),
         passes: work.passes,
         elapsed,
         before: before.as_ref(),

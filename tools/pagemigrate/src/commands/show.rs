@@ -15,6 +15,7 @@ use crate::cli::ShowArgs;
 use crate::errors;
 use crate::exit::{self, Failure};
 use crate::proc::numa_maps::{self, Kind, Mapping, Mounts, Usage};
+use crate::proc::slurm::Job;
 use crate::proc::{status_field, Process, Selection};
 use crate::report::SCHEMA;
 use crate::term::{self, Column};
@@ -31,6 +32,9 @@ struct Shown {
 
 pub(crate) fn run(args: &ShowArgs) -> Result<u8, Failure> {
     let selection = args.resolve()?;
+    for disagrees in selection.jobs.iter().filter_map(Job::compare) {
+        term::note(&disagrees);
+    }
     let Some(seconds) = args.watch else {
         let (shown, troubles) = look(&selection);
         if let (true, [trouble, ..]) = (shown.is_empty(), &troubles[..]) {

@@ -2,6 +2,7 @@
 
 //! A job at work: its processes, the passes over them, and each call.
 
+pub(crate) mod cpuset;
 pub(crate) mod pace;
 pub(crate) mod room;
 pub(crate) mod threads;
@@ -66,6 +67,19 @@ impl Member {
             outcome.counts.give_back();
         }
     }
+}
+
+/// Whether the kernel has no memory for the call itself.
+pub(crate) fn out_of_memory(members: &[Member]) -> bool {
+    let outcomes = members.iter().filter_map(|m| m.outcome.as_ref());
+    outcomes.into_iter().any(|o| o.stop == Stop::OutOfMemory)
+}
+
+/// Whether something else went wrong than that pages or CPUs stay.
+pub(crate) fn failed(members: &[Member]) -> bool {
+    out_of_memory(members)
+        || members.iter().all(|m| m.exited)
+        || members.iter().any(|m| m.error.is_some())
 }
 
 /// A job at work.
@@ -206,6 +220,21 @@ impl Work<'_> {
         sum
     }
 
+    /// Gives the threads their CPUs.
+    pub(crate) fn sweep(&mut self) {
+        if let Some(threads) = &mut self.threads {
+            let alive = self.members.iter().filter(|m| !m.is_over());
+            threads.sweep(alive.map(|m| &m.process));
+        }
+    }
+
+    /// Gives them back.
+    pub(crate) fn undo_threads(&mut self) {
+        if let Some(threads) = self.threads.as_mut().filter(|_| !self.args.dry_run) {
+            threads.undo();
+        }
+    }
+
     pub(crate) fn run(&mut self) {
         // What a dry run counts it counts again in the next pass.
         let passes = if self.args.dry_run {
@@ -254,10 +283,7 @@ impl Work<'_> {
             if next == self.members.len() {
                 break;
             }
-            if let Some(threads) = &mut self.threads {
-                let alive = self.members.iter().filter(|m| !m.is_over());
-                threads.sweep(alive.map(|m| &m.process));
-            }
+            self.sweep();
             while next < self.members.len() {
                 if self.interrupted() {
                     return false;

@@ -9,6 +9,7 @@ use page_migrate::cpus::{affinity, set_affinity, CpuSet, Topology};
 use page_migrate::Pair;
 use serde_json::{json, Value};
 
+use crate::job::cpuset::image;
 use crate::proc::{self, Process};
 
 /// A thread that was to get other CPUs.
@@ -25,6 +26,9 @@ pub(crate) struct Threads {
     topology: Topology,
     pairs: Vec<Pair>,
     dry_run: bool,
+    /// Where cpusets move along: what has no choice of its own gets other CPUs by its cpuset, and
+    /// the rest those that are the counterparts of its own.
+    counterparts: Option<BTreeMap<usize, usize>>,
     /// Threads and when they began: they are looked at once.
     seen: BTreeSet<(i32, u64)>,
     /// What was given: a thread that has it later has inherited it.
@@ -47,16 +51,22 @@ enum Plan {
 const ROUNDS: u32 = 16;
 
 impl Threads {
-    pub(crate) fn new(pairs: &[Pair], dry_run: bool) -> io::Result<Self> {
-        Ok(Threads {
-            topology: Topology::read()?,
+    pub(crate) fn new(
+        topology: Topology,
+        pairs: &[Pair],
+        dry_run: bool,
+        counterparts: Option<BTreeMap<usize, usize>>,
+    ) -> Self {
+        Threads {
+            topology,
             pairs: pairs.to_vec(),
             dry_run,
+            counterparts,
             seen: BTreeSet::new(),
             given: BTreeSet::new(),
             changes: Vec::new(),
             stay: 0,
-        })
+        }
     }
 
     /// Looks at every thread that has not been looked at, and gives it the CPUs
@@ -84,6 +94,13 @@ impl Threads {
                         continue;
                     }
                     let allowed = allowed.get_or_insert_with(|| self.allowed(process.tgid));
+                    if let Some(counterparts) = &self.counterparts {
+                        let to = image(&mask, counterparts);
+                        if !allowed.is_subset(&mask) && to != mask {
+                            plans.push((process.pid, tid, mask, Ok(to)));
+                        }
+                        continue;
+                    }
                     match plan(&self.topology, &self.pairs, &mask, allowed, stat.cpu) {
                         Plan::Stay => self.stay += 1,
                         Plan::Move(to) => plans.push((process.pid, tid, mask, Ok(to))),
@@ -135,7 +152,12 @@ impl Threads {
                 Err(e) if e.raw_os_error() == Some(ESRCH) => return None,
                 Err(e) => {
                     error = Some(match e.kind() {
-                        io::ErrorKind::InvalidInput => "its cpuset has none of these CPUs".into(),
+                        io::ErrorKind::InvalidInput if self.counterparts.is_some() => {
+                            "the cpuset has none of these CPUs".into()
+                        }
+                        io::ErrorKind::InvalidInput => {
+                            "the cpuset has none of these CPUs (--cpuset moves it along)".into()
+                        }
                         io::ErrorKind::PermissionDenied => {
                             "not permitted: be its user, or have CAP_SYS_NICE".into()
                         }
@@ -153,35 +175,70 @@ impl Threads {
         })
     }
 
+    /// Gives the threads back what they had.
+    pub(crate) fn undo(&mut self) {
+        for change in self.changes.drain(..).filter(|c| c.error.is_none()) {
+            // It has exited, or its cpuset has none of them: then it has what that gives.
+            let _ = set_affinity(change.tid, &change.from);
+        }
+    }
+
     /// Whether some thread could not be moved.
     pub(crate) fn failed(&self) -> bool {
         self.changes.iter().any(|change| change.error.is_some())
     }
 
+    /// What went wrong, in one line for each reason.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut reasons: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+        for change in &self.changes {
+            if let Some(error) = &change.error {
+                reasons.entry(error).or_default().push(change);
+            }
+        }
+        let union = |changes: &[&Change], of: fn(&Change) -> &CpuSet| {
+            let mut all = CpuSet::default();
+            changes.iter().for_each(|change| all.extend(of(change)));
+            all
+        };
+        let one = |(error, changes): (&str, Vec<&Change>)| {
+            let processes: BTreeSet<i32> = changes.iter().map(|change| change.pid).collect();
+            let count = |n: usize, what: &str, more: &str| match n {
+                1 => format!("1 {what}"),
+                n => format!("{n} {what}{more}"),
+            };
+            let (from, to) = (union(&changes, |c| &c.from), union(&changes, |c| &c.to));
+            let not = if to.is_empty() {
+                String::new()
+            } else {
+                format!(", not {to}")
+            };
+            format!(
+                "{} of {}: CPUs {from} stay{not}: {error}. What they touch first comes from the old \
+                 nodes",
+                count(changes.len(), "thread", "s"),
+                count(processes.len(), "process", "es"),
+            )
+        };
+        reasons.into_iter().map(one).collect()
+    }
+
     /// One line for all threads of a process to which the same happened.
     pub(crate) fn to_text(&self) -> String {
-        let mut groups: BTreeMap<(i32, &CpuSet, &CpuSet, Option<&str>), u64> = BTreeMap::new();
-        for change in &self.changes {
-            let key = (
-                change.pid,
-                &change.from,
-                &change.to,
-                change.error.as_deref(),
-            );
+        let mut groups: BTreeMap<(i32, &CpuSet, &CpuSet), u64> = BTreeMap::new();
+        for change in self.changes.iter().filter(|c| c.error.is_none()) {
+            let key = (change.pid, &change.from, &change.to);
             *groups.entry(key).or_default() += 1;
         }
+        let verb = if self.dry_run {
+            "would become"
+        } else {
+            "became"
+        };
         let mut out = String::new();
-        for ((pid, from, to, error), n) in groups {
+        for ((pid, from, to), n) in groups {
             let s = if n == 1 { "" } else { "s" };
-            let threads = format!("{n} thread{s} of process {pid}");
-            out += &match (error, self.dry_run) {
-                (Some(error), _) if to.is_empty() => {
-                    format!("{threads}: CPUs {from} stay: {error}\n")
-                }
-                (Some(error), _) => format!("{threads}: CPUs {from} stay, not {to}: {error}\n"),
-                (None, true) => format!("{threads}: CPUs {from} would become {to}\n"),
-                (None, false) => format!("{threads}: CPUs {from} became {to}\n"),
-            };
+            out += &format!("{n} thread{s} of process {pid}: CPUs {from} {verb} {to}\n");
         }
         if self.stay > 0 {
             let s = if self.stay == 1 { "" } else { "s" };
@@ -309,6 +366,7 @@ mod tests {
             topology: Topology::default(),
             pairs: Vec::new(),
             dry_run: false,
+            counterparts: None,
             seen: BTreeSet::new(),
             given: BTreeSet::new(),
             changes: vec![change(7, 7, None), change(7, 8, None)],
@@ -322,7 +380,17 @@ mod tests {
         assert!(threads.to_text().contains("would become"));
         threads.changes.push(change(7, 9, Some("why")));
         assert!(threads.failed());
-        assert!(threads.to_text().contains("stay, not 2-3: why"));
+        assert!(!threads.to_text().contains("why"));
+        assert_eq!(threads.troubles().len(), 1);
+        assert!(
+            threads.troubles()[0].starts_with("1 thread of 1 process: CPUs 0-1 stay, not 2-3: why")
+        );
+        for pid in 10..17 {
+            threads.changes.push(change(pid, pid, Some("why")));
+        }
+        // One line for all of them.
+        assert_eq!(threads.troubles().len(), 1);
+        assert!(threads.troubles()[0].starts_with("8 threads of 8 processes: CPUs 0-1 stay"));
         let json = threads.to_json();
         assert_eq!(json["changes"][1]["tid"], 8);
         assert_eq!(json["unchanged"], 1);

@@ -3,6 +3,7 @@
 //! Processes, as /proc shows them: named ones, descendants, control groups.
 
 pub(crate) mod numa_maps;
+pub(crate) mod slurm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -186,12 +187,19 @@ pub(crate) struct Selection {
     pub(crate) pids: Vec<i32>,
     pub(crate) children: bool,
     pub(crate) cgroups: Vec<PathBuf>,
+    pub(crate) jobs: Vec<slurm::Job>,
 }
 
 impl Selection {
     /// Whether it can only ever be one process.
     pub(crate) fn is_single(&self) -> bool {
-        self.pids.len() == 1 && !self.children && self.cgroups.is_empty()
+        self.pids.len() == 1 && !self.children && self.groups().next().is_none()
+    }
+
+    /// The control groups whose cpusets are its own.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &PathBuf> {
+        let of_jobs = self.jobs.iter().flat_map(|job| job.groups());
+        self.cgroups.iter().chain(of_jobs)
     }
 
     /// The processes that were named by their numbers, once each.
@@ -207,6 +215,7 @@ impl Selection {
     /// What else belongs to it now, and is not among `known`.
     pub(crate) fn others(&self, known: &BTreeSet<i32>) -> Vec<Process> {
         let mut found: Vec<i32> = self.cgroups.iter().flat_map(|c| in_cgroup(c)).collect();
+        found.extend(self.jobs.iter().flat_map(slurm::Job::processes));
         if self.children {
             let roots: Vec<i32> = known.iter().chain(&found).copied().collect();
             found.extend(descendants(&roots, &parents()));
@@ -278,17 +287,28 @@ fn in_cgroup(folder: &Path) -> Vec<i32> {
         // It has gone away.
         Err(_) => Vec::new(),
     };
-    if let Ok(entries) = fs::read_dir(folder) {
-        let mut below: Vec<PathBuf> = entries
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                entry.file_type().ok()?.is_dir().then(|| entry.path())
-            })
-            .collect();
-        below.sort();
-        pids.extend(below.iter().flat_map(|path| in_cgroup(path)));
-    }
+    let below = folders(folder).into_iter();
+    pids.extend(below.flat_map(|(_, path)| in_cgroup(&path)));
     pids
+}
+
+/// The folders in a folder, with their names, in order. A group can have any name.
+pub(crate) fn folders(folder: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut found: Vec<(String, PathBuf)> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| {
+            (
+                entry.file_name().to_string_lossy().into_owned(),
+                entry.path(),
+            )
+        })
+        .collect();
+    found.sort();
+    found
 }
 
 const EOPNOTSUPP: i32 = 95;
@@ -300,6 +320,8 @@ fn parse_pids(text: &str) -> Vec<i32> {
         .filter(|pid| *pid > 0)
         .collect()
 }
+
+const NO_CGROUPS: &str = "no control groups of version 2 are mounted";
 
 /// Where the control groups of version 2 are.
 fn cgroup_root() -> Option<PathBuf> {
@@ -316,18 +338,48 @@ fn find_cgroup_root(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The groups below a folder that have the name of a unit of systemd.
+fn units(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (own, path) in folders(folder) {
+        found.extend(units(&path, name));
+        if own == name {
+            found.push(path);
+        }
+    }
+    found
+}
+
 /// The folder of a control group, which may be named by its path in the file
-/// system or, like in /proc/PID/cgroup, below the root of all groups.
+/// system, like in /proc/PID/cgroup below the root of all groups, or by the name
+/// of a unit of systemd.
 pub(crate) fn cgroup_folder(name: &Path) -> Result<PathBuf, Failure> {
     let is_group = |path: &Path| path.join("cgroup.controllers").exists();
     if is_group(name) {
         return Ok(name.to_owned());
     }
-    let root = cgroup_root()
-        .ok_or_else(|| Failure::Error("no control groups of version 2 are mounted".into()))?;
+    let root = cgroup_root().ok_or_else(|| Failure::Error(NO_CGROUPS.into()))?;
     let path = root.join(name.strip_prefix("/").unwrap_or(name));
     if is_group(&path) {
         return Ok(path);
+    }
+    let is_unit = |unit: &&str| {
+        let kinds = [".service", ".scope", ".slice"];
+        !unit.contains('/') && kinds.iter().any(|kind| unit.ends_with(kind))
+    };
+    if let Some(unit) = name.to_str().filter(is_unit) {
+        match &units(&root, unit)[..] {
+            [] => {}
+            [one] => return Ok(one.clone()),
+            all => {
+                let all: Vec<String> = all.iter().map(|p| p.display().to_string()).collect();
+                return Err(Failure::Error(format!(
+                    "{} control groups have the name {unit}: name one by its path\n  {}",
+                    all.len(),
+                    all.join("\n  ")
+                )));
+            }
+        }
     }
     let why = match fs::metadata(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => format!(": {e}"),
@@ -429,12 +481,32 @@ mod tests {
     }
 
     #[test]
+    fn units_of_systemd() {
+        let root = tempfile::tempdir().unwrap();
+        for group in [
+            "system.slice/web.service/worker",
+            "user.slice/user-1000.slice/user@1000.service/app.slice/web.service",
+            "system.slice/db.service",
+        ] {
+            fs::create_dir_all(root.path().join(group)).unwrap();
+        }
+        let found = |name| units(root.path(), name);
+        assert_eq!(
+            found("db.service"),
+            [root.path().join("system.slice/db.service")]
+        );
+        assert_eq!(found("web.service").len(), 2);
+        assert_eq!(found("user-1000.slice").len(), 1);
+        assert!(found("none.service").is_empty());
+    }
+
+    #[test]
     fn found_once() {
         let me = i32::try_from(std::process::id()).unwrap();
         let selection = Selection {
             pids: vec![me, me],
             children: true,
-            cgroups: Vec::new(),
+            ..Selection::default()
         };
         assert!(!selection.is_single());
         let named = selection.named();

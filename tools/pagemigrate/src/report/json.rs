@@ -52,6 +52,9 @@ impl Report<'_> {
         if let Some(threads) = self.threads {
             value.insert("threads".into(), threads.to_json());
         }
+        if let Some(cpusets) = self.cpusets {
+            value.insert("cpusets".into(), cpusets.to_json());
+        }
         format!("{:#}\n", Value::Object(value))
     }
 

@@ -184,6 +184,7 @@ mod tests {
             single: true,
             members: &members,
             threads: None,
+            cpusets: None,
             passes: 1,
             elapsed: Duration::from_millis(1500),
             before: None,

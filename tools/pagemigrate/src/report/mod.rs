@@ -13,8 +13,9 @@ use std::time::Duration;
 use page_migrate::{overlaps, Counts, Node, NodeMap, Outcome, Placement, Range, Stop};
 
 use crate::exit;
+use crate::job::cpuset::Cpusets;
 use crate::job::threads::Threads;
-use crate::job::Member;
+use crate::job::{self, Member};
 use crate::term;
 
 /// Of what is printed for programs: anything that they know stays as it is as long as this does.
@@ -30,6 +31,7 @@ pub(crate) struct Report<'a> {
     pub(crate) single: bool,
     pub(crate) members: &'a [Member],
     pub(crate) threads: Option<&'a Threads>,
+    pub(crate) cpusets: Option<&'a Cpusets>,
     pub(crate) passes: u32,
     pub(crate) elapsed: Duration,
     /// Mappings of pages on each node, where that was looked at.
@@ -99,19 +101,19 @@ impl Report<'_> {
     }
 
     fn out_of_memory(&self) -> bool {
-        self.outcomes().any(|o| o.stop == Stop::OutOfMemory)
+        job::out_of_memory(self.members)
     }
 
     pub(crate) fn exit_status(&self) -> u8 {
-        let failed = self.out_of_memory()
-            || self.none_left()
-            || self.members.iter().any(|m| m.error.is_some())
-            || self.threads.is_some_and(Threads::failed);
+        // Of a job whose pages have moved, its CPUs may stay.
+        let stays = self.outcomes().any(|o| o.counts.left_behind() > 0)
+            || self.threads.is_some_and(Threads::failed)
+            || self.cpusets.is_some_and(Cpusets::failed);
         if self.interrupted {
             exit::INTERRUPTED
-        } else if failed {
+        } else if job::failed(self.members) {
             exit::ERROR
-        } else if self.outcomes().any(|o| o.counts.left_behind() > 0) {
+        } else if stays {
             exit::LEFT_BEHIND
         } else {
             0
@@ -228,18 +230,14 @@ impl Report<'_> {
             [one] => lines.push(format!("process {one} has exited")),
             all => lines.push(format!("processes {} have exited", term::list(all))),
         }
+        lines.extend(self.cpusets.map(Cpusets::troubles).unwrap_or_default());
         if self.interrupted {
             lines.push(self.how_to_go_on());
         }
         if self.out_of_memory() {
             lines.push("stopped: the kernel has no memory left for the call itself".into());
         }
-        if self.threads.is_some_and(Threads::failed) {
-            lines.push(
-                "some threads keep their CPUs: what they touch first comes from the old nodes"
-                    .into(),
-            );
-        }
+        lines.extend(self.threads.map(Threads::troubles).unwrap_or_default());
         lines
     }
 
@@ -341,6 +339,7 @@ mod tests {
             single: members.len() == 1,
             members,
             threads: None,
+            cpusets: None,
             passes: 1,
             elapsed: Duration::ZERO,
             before: None,

@@ -5,6 +5,7 @@
 use page_migrate::{page_size, Counts, Node, Outcome};
 
 use super::{stopped_by, Report, Totals};
+use crate::job::cpuset::Cpusets;
 use crate::job::threads::Threads;
 use crate::term::{self, Column};
 
@@ -46,8 +47,9 @@ impl Report<'_> {
     pub(crate) fn to_text(&self) -> String {
         let total = self.total(self.outcomes());
         let wrapped = |text: &str| term::wrapped(text, term::width(), term::HANGING);
-        let threads = self.threads.map(Threads::to_text);
-        let mut out = wrapped(&threads.unwrap_or_default());
+        let cpusets = self.cpusets.map(Cpusets::to_text).unwrap_or_default();
+        let threads = self.threads.map(Threads::to_text).unwrap_or_default();
+        let mut out = wrapped(&(cpusets + &threads));
         let whose = match self.members {
             [one] if self.single => one.process.title(),
             [_] => "1 process".into(),
