@@ -13,9 +13,11 @@
  * whether it is a large one (PG_head is bit 6), and the first byte of its second page of
  * what order.
  */
-#define PROBE_ISOLATED(group) "r:" group "/isolated isolate_folio_to_list ok=$retval:u8 " PROBE_FOLIO
-#define PROBE_PUT_BACK(group) "p:" group "/put_back folio_putback_lru " PROBE_FOLIO
 #define PROBE_FOLIO "flags=+0($arg1):x64 second=+64($arg1):x64"
+#define PROBE_ISOLATED(group) \
+	"r:" group "/isolated isolate_folio_to_list ok=$retval:u8 " PROBE_FOLIO
+#define PROBE_PUT_BACK(group) \
+	"p:" group "/put_back folio_putback_lru " PROBE_FOLIO
 
 /* The names of the instance and of the group of the probes, and the probes (NULL at the end). */
 struct recording {
