@@ -793,6 +793,7 @@ void child_start(struct child *c, void (*fn)(struct child *c, void *arg), void *
 	close(up[1]);
 	c->in = up[0];
 	c->out = down[1];
+	c->taken = 0;
 }
 
 void child_put(struct child *c, uint64_t value)
@@ -812,13 +813,22 @@ uint64_t child_get(struct child *c)
 
 void child_end(struct child *c)
 {
+	long enough;
+
 	if (c->pid <= 0)
 		return;
+	enough = c->taken > 0 ? node_free_all(c->node) + c->taken / 2 : 0;
 	kill(c->pid, SIGKILL);
 	close(c->in);
 	close(c->out);
 	waitpid(c->pid, NULL, 0);
 	c->pid = 0;
+	/* Reclaim may look at the memory of a process that has ended, and frees it later then. */
+	for (int tries = 0; c->taken > 0 && node_free_all(c->node) < enough; tries++) {
+		if (tries == 3000)
+			die("the memory of a hog does not come back");
+		usleep(10000);
+	}
 }
 
 #define HIGH_FRACTION "/proc/sys/vm/percpu_pagelist_high_fraction"
@@ -942,8 +952,12 @@ static void hog(struct child *c, void *arg)
 
 void hog_start(struct child *c, int node)
 {
+	long free = node_free_all(node);
+
 	child_start(c, hog, &node);
 	child_get(c);
+	c->node = node;
+	c->taken = free - node_free_all(node);
 }
 
 void hog_release(struct child *c, size_t npages)

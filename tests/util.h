@@ -180,6 +180,8 @@ void *kill_in_call(void *killer);
 struct child {
 	pid_t pid;
 	int in, out;	/* own ends, on both sides */
+	long taken;	/* pages that a hog has taken */
+	int node;	/* of a hog */
 };
 
 /*
@@ -194,7 +196,8 @@ void child_end(struct child *c);
 
 /*
  * A child that takes all free memory of a node, down to where the kernel
- * refuses to move a page there. hog_release() gives about npages back.
+ * refuses to move a page there. hog_release() gives about npages back. When
+ * child_end() returns, its memory is free again.
  */
 void hog_start(struct child *c, int node);
 void hog_release(struct child *c, size_t npages);
