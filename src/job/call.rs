@@ -233,7 +233,7 @@ pub(super) fn settle(
     load.batch.settle(counts, by_pair, |counts, wait| {
         // Without memory to note that it waits it is not tried again.
         if dry_run || waiting.add(&wait).is_err() {
-            counts.stay(wait.reason, wait.pages.pages());
+            counts.stay(wait.reason, wait.pages.count());
         }
     });
     if let Some(usecs) = load.usecs.take() {

@@ -87,7 +87,7 @@ impl Waiting {
     /// `ENOMEM`; they do not wait then.
     pub(super) fn add(&mut self, wait: &Wait) -> Result {
         self.next.add(wait.pages)?;
-        self.waits.add(wait.reason, wait.pages.pages());
+        self.waits.add(wait.reason, wait.pages.count());
         self.has_new = true;
         if let Some(first) = self.first.get_mut(wait.pair) {
             let page = wait.pages.first;

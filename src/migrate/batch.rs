@@ -391,7 +391,7 @@ impl Batch {
         let pair = entry.pair;
         if !again {
             entry.next_index = found.index.saturating_add(found.pages.len);
-            self.pages += found.pages.pages();
+            self.pages += found.pages.count();
         }
         self.push_run(found, number, pair, again);
         true
@@ -418,8 +418,8 @@ impl Batch {
         // The caller has seen that there is room.
         let _ = self.entries.push_within_capacity(entry);
         self.push_run(found, number, pair, false);
-        self.pages += found.pages.pages();
-        self.size += found.frames.pages();
+        self.pages += found.pages.count();
+        self.size += found.frames.count();
         self.has_large |= found.frames.len > 1;
     }
 

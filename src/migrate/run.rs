@@ -316,7 +316,7 @@ impl<'a> Migration<'a> {
         }
         let mut copied = Pages::NONE;
         for placed in self.scratch.placed.iter() {
-            copied += placed.frames.pages();
+            copied += placed.frames.count();
             let from = Span::new(placed.src, placed.frames.len);
             self.batch.note_moved(placed.number, from, placed.fallback);
         }

@@ -121,7 +121,7 @@ impl<N: PageNumber> Span<N> {
     }
 
     /// How many, as they are counted.
-    pub(crate) fn pages(self) -> Pages {
+    pub(crate) fn count(self) -> Pages {
         Pages(self.len as u64)
     }
 

@@ -28,7 +28,7 @@ impl Visitor for Census<'_> {
     fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep {
         // A page that somebody is moving is still on the node that it leaves.
         if let Some(pages) = self.pages.get_mut(mapped.node().index()) {
-            *pages += mapped.pages().pages();
+            *pages += mapped.pages().count();
         }
         FolioStep::On
     }

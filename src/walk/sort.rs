@@ -57,7 +57,7 @@ pub(crate) struct Sorter<'a> {
 
 impl Sorter<'_> {
     fn stay(&mut self, mapped: &Mapped<'_>, reason: Reason) -> FolioStep {
-        self.counts.stay(reason, mapped.pages().pages());
+        self.counts.stay(reason, mapped.pages().count());
         FolioStep::On
     }
 
