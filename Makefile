@@ -81,6 +81,7 @@ help:
 	@echo
 	@echo 'make demo             see it work in a virtual machine'
 	@echo 'make demo-job         64 processes on 32 nodes move as one job'
+	@echo 'make demo-vm          a running guest of QEMU moves, with its virtual CPUs'
 	@echo 'make test             all tests (TESTS=PATTERN: some)'
 	@echo 'make test-debug       those of the virtual machine on a kernel that checks itself,'
 	@echo '                      which is built once, in about half an hour'
@@ -135,7 +136,7 @@ format:
 	@for f in tools/*/Cargo.toml tests/*/Cargo.toml; do \
 		$(in-root) cargo fmt --manifest-path "$$f" || exit 1; done
 
-.PHONY: test test-debug test-long bench demo demo-job lint vm
+.PHONY: test test-debug test-long bench demo demo-job demo-vm lint vm
 test:
 	@scripts/test
 test-debug:
@@ -148,6 +149,8 @@ demo:
 	@scripts/demo
 demo-job:
 	@scripts/demo job
+demo-vm:
+	@scripts/demo guest
 lint:
 	@scripts/lint
 vm:
