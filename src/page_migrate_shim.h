@@ -39,6 +39,12 @@ struct pm_file {
 	const struct cred *opener;	/* who opened it */
 };
 
+/* What a search for files has come by. */
+struct pm_seen {
+	bool policies;			/* VMAs with a memory policy */
+	bool shmem;			/* shmem files, which may have policies */
+};
+
 /* What a helper's job may have to wait for. */
 enum pm_wait {
 	PM_WAIT_MARK,			/* the attributes of a file */
@@ -199,7 +205,7 @@ ssize_t pm_shim_file_xattr(const struct pm_file *file, const char *name,
 void pm_shim_file_write_back(const struct pm_file *file);
 int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 			 unsigned long end, unsigned long *last,
-			 struct pm_file *file);
+			 struct pm_file *file, struct pm_seen *seen);
 int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
 		       struct pm_file *file);
 
@@ -213,6 +219,8 @@ bool pm_shim_list_is_empty(const struct list_head *list);
 bool pm_shim_list_first(struct list_head *list, struct pm_source *out);
 bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 			struct pm_folio *out);
+void pm_shim_list_take(struct list_head *from, unsigned long pages,
+		       struct list_head *to);
 void pm_shim_list_put_back(struct list_head *list);
 void pm_shim_list_splice(struct list_head *from, struct list_head *to);
 bool pm_shim_folio_isolate(struct folio *folio, struct list_head *list);

@@ -129,6 +129,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) task: &'a ARef<Task>,
     /// The policies of its threads are rewritten, too.
     pub(crate) threads: bool,
+    /// Those of VMAs are.
+    pub(crate) vmas: bool,
     /// The shared policies of files are rewritten, too.
     pub(crate) files: bool,
 }
@@ -187,10 +189,9 @@ pub(crate) fn rewrite(
         helper: None,
     };
     // What could not be locked is not done, and is found again.
-    for _ in 0..VMA_TRIES {
-        if !rewrite.vmas(total)? {
-            break;
-        }
+    let mut tries = if scope.vmas { VMA_TRIES } else { 0 };
+    while tries > 0 && rewrite.vmas(total)? {
+        tries = tries.saturating_sub(1);
     }
     if scope.files {
         rewrite.files(total)?;

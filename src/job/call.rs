@@ -45,6 +45,7 @@ use crate::{
         mm::{
             Filter,
             Only,
+            Seen,
             WalkEnd, //
         },
         page_set::PageSet,
@@ -188,8 +189,8 @@ pub(super) fn migrate(
         },
     };
     let ended = call
-        .rewrite_policies(cookie)
-        .and_then(|()| call.learn_ahead())
+        .look_ahead()
+        .and_then(|seen| call.rewrite_policies(cookie, seen))
         .and_then(|()| call.first_pass(&running))
         .and_then(|()| call.rounds(&running));
     if let Err(end) = ended {
@@ -271,7 +272,7 @@ impl Call<'_> {
     /// # Errors
     ///
     /// Says why the call must end.
-    fn rewrite_policies(&mut self, cookie: Cookie) -> Result<(), End> {
+    fn rewrite_policies(&mut self, cookie: Cookie, seen: Seen) -> Result<(), End> {
         let order = self.order;
         if order.keep_policy {
             return Ok(());
@@ -281,8 +282,9 @@ impl Call<'_> {
             range: order.range.start..order.range.end,
             task: self.target.task(),
             threads: order.whole,
+            vmas: seen.policies,
             // They belong to all who map the files.
-            files: self.move_shared || self.target.mm().is_current(),
+            files: seen.shmem && (self.move_shared || self.target.mm().is_current()),
         };
         let allowed = |node| self.target.mems().allows(node);
         let mut changed = 0;
@@ -300,15 +302,16 @@ impl Call<'_> {
 
     /// Reads the marks of the files of the range that are on disks or in memory, so that the walk need not
     /// stop at each of them. A file with a server stops it, and so does one that is mapped after this.
+    /// Returns where there may be policies to rewrite.
     ///
-    /// A call with a limit may never come to most of them, and is one of many.
+    /// A call with a limit may never come to most of the files, and is one of many.
     ///
     /// # Errors
     ///
     /// Says why the call must end.
-    fn learn_ahead(&mut self) -> Result<(), End> {
+    fn look_ahead(&mut self) -> Result<Seen, End> {
         let Range { start: mut at, end } = self.order.range;
-        let mut last = 0;
+        let (mut seen, mut last) = (Seen::default(), 0);
         while at < end && self.order.max_pages.is_none() && self.marks.has_room() {
             if task::caller_is_killed() {
                 return Err(End::Signal);
@@ -318,7 +321,8 @@ impl Call<'_> {
                 break;
             }
             let mm = self.target.mm();
-            let Some(file) = mm.next_file(&mut at, end, &mut last).map_err(ended_by)? else {
+            let file = mm.next_file(&mut at, end, &mut last, &mut seen);
+            let Some(file) = file.map_err(ended_by)? else {
                 continue;
             };
             // What lies before such a file need not wait for its server.
@@ -330,7 +334,10 @@ impl Call<'_> {
                 learnt => learnt.map_err(ended_by)?,
             }
         }
-        Ok(())
+        if at < end {
+            return Ok(Seen::ANYTHING);
+        }
+        Ok(seen)
     }
 
     /// Goes once over the range.

@@ -17,14 +17,18 @@
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
 
 #include "page_set.h"
 #include "shim.h"
 
-/* Page-table ranges (of one PMD) and VMAs to look at before others get mmap_lock. */
-#define PM_WALK_STEPS	128
+/* VMAs, and parts of page tables, to look at before others get mmap_lock. */
+#define PM_WALK_STEPS	1024
 
-/* Places without a page table that cost as much as one of these steps. */
+/* Pages that cost as much as a VMA. */
+#define PM_WALK_PART	64
+
+/* Places without a page table that cost as much as a page table. */
 #define PM_WALK_HOLES	256
 
 /*
@@ -110,6 +114,9 @@ void pm_mm_write_unlock(struct mm_struct *mm)
 	mmput_async(mm);
 }
 
+/* No flags of a VMA: it maps a file, or there is none. */
+#define PM_VMA_OTHER	U32_MAX
+
 /* One walk under one hold of mmap_lock. */
 struct pm_walk_state {
 	struct pm_walk *walk;
@@ -118,20 +125,26 @@ struct pm_walk_state {
 	unsigned int holes;
 	u32 file_flags;		/* facts about the pages of the VMA's file */
 	bool plain;		/* whatever the VMA maps is a page of the process */
+	bool handed;		/* the last page was handed over: so may be the next one */
 	bool loses;		/* the VMA may have lost shared page tables */
+	u32 shown;		/* flags of the VMA that was shown last; one like it is not */
 	struct pm_set_cursor moved, only;
+	struct pm_folio folio;	/* what is handed over. Not on the stack: that is zeroed first */
 };
 
 /*
- * At each step: whether to stop at @resume, so that others get mmap_lock. The
- * first step never stops, or a busy lock would keep the walk where it is.
+ * After @nr pages, or before a VMA: whether to stop at @resume, so that others get
+ * mmap_lock. The first time it never stops, or a busy lock would keep the walk where
+ * it is.
  */
-static int pm_walk_pause(struct mm_walk *mw, unsigned long resume)
+static int pm_walk_pause(struct mm_walk *mw, unsigned long resume, unsigned long nr)
 {
 	struct pm_walk_state *st = mw->private;
+	const bool first = !st->steps;
 
 	cond_resched();
-	if (!st->steps++)
+	st->steps += 1 + nr / PM_WALK_PART;
+	if (first)
 		return 0;
 	if (st->steps < PM_WALK_STEPS && !mmap_lock_is_contended(mw->mm))
 		return 0;
@@ -337,12 +350,14 @@ static int pm_walk_run(struct mm_walk *mw, struct folio *folio, u32 flags,
 		       unsigned long addr)
 {
 	struct pm_walk_state *st = mw->private;
-	struct pm_folio facts = { .addr = addr, .index = index, .mapped = mapped };
 
 	if (!folio_test_anon(folio))
 		flags |= st->file_flags;
-	pm_facts(&facts, folio, flags);
-	return pm_walk_show(st, &facts);
+	pm_facts(&st->folio, folio, flags);
+	st->folio.addr = addr;
+	st->folio.index = index;
+	st->folio.mapped = mapped;
+	return pm_walk_show(st, &st->folio);
 }
 
 /* The same for pages that somebody else is moving. */
@@ -372,7 +387,7 @@ static int pm_walk_nothing(struct mm_walk *mw, unsigned long next)
 {
 	struct pm_walk_state *st = mw->private;
 
-	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next);
+	return ++st->holes % PM_WALK_HOLES ? 0 : pm_walk_pause(mw, next, PTRS_PER_PTE);
 }
 
 /* Whether a walk over the pages of a set has none of them to look at here. */
@@ -415,7 +430,8 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	struct pm_walk_state *st = mw->private;
 	struct folio *run = NULL;
 	const bool may_skip = st->plain && st->walk->nodes && !st->walk->only;
-	bool skip = may_skip;	/* not right after a page that was handed over */
+	const unsigned long nr = (end - addr) >> PAGE_SHIFT;
+	bool skip = may_skip && !st->handed;
 	unsigned long run_addr = addr, run_pfn = 0, run_len = 0, run_end = 0;
 	pte_t *first, *pte;
 	spinlock_t *ptl;
@@ -429,7 +445,7 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		if (ptl) {
 			stop = pm_walk_huge_pmd(mw, *pmd, addr, end);
 			spin_unlock(ptl);
-			return stop ?: pm_walk_pause(mw, end);
+			return stop ?: pm_walk_pause(mw, end, nr);
 		}
 	}
 #endif
@@ -441,11 +457,11 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	}
 	for (; addr != end; addr += PAGE_SIZE, pte++) {
 		if (skip && !run) {
-			unsigned long nr = pm_walk_skip(st, pte,
-							(end - addr) >> PAGE_SHIFT);
+			unsigned long skipped = pm_walk_skip(st, pte,
+							     (end - addr) >> PAGE_SHIFT);
 
-			addr += nr << PAGE_SHIFT;
-			pte += nr;
+			addr += skipped << PAGE_SHIFT;
+			pte += skipped;
 			if (addr == end)
 				break;
 		}
@@ -507,8 +523,9 @@ static int pm_walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		stop = pm_walk_run(mw, run, 0, run_pfn - folio_pfn(run), run_len,
 				   run_addr);
 out:
+	st->handed = !skip;
 	pte_unmap_unlock(first, ptl);
-	return stop ?: pm_walk_pause(mw, end);
+	return stop ?: pm_walk_pause(mw, end, nr);
 }
 
 static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
@@ -536,7 +553,7 @@ static int pm_walk_hugetlb(pte_t *pte, unsigned long hmask, unsigned long addr,
 			stop = pm_walk_migrating(mw, entry, nr, addr);
 	}
 	spin_unlock(ptl);
-	return stop ?: pm_walk_pause(mw, end);
+	return stop ?: pm_walk_pause(mw, end, nr);
 }
 
 /*
@@ -577,7 +594,7 @@ static noinline int pm_walk_some_hole(unsigned long addr, unsigned long next,
 		if (pte)
 			return pm_walk_hugetlb(pte, PMD_MASK, addr, next, mw);
 	}
-	return pm_walk_pause(mw, next);
+	return pm_walk_pause(mw, next, PTRS_PER_PTE);
 }
 
 /* A mapping may be large and empty, and its pages may be looked for one by one. */
@@ -614,6 +631,33 @@ static bool pm_vma_is_plain(struct vm_area_struct *vma)
 	       vma->vm_file->f_mapping->a_ops->migrate_folio;
 }
 
+/* What there is to be known of a VMA that maps a file, and of the pages of that. */
+static void pm_vma_file_facts(struct pm_walk_state *st,
+			      struct vm_area_struct *vma, struct pm_vma *facts)
+{
+	const struct inode *inode = file_inode(vma->vm_file);
+
+	st->loses = st->walk->share && is_vm_hugetlb_page(vma);
+	/* guest_memfd: what the kernel itself may not read. */
+	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma) ||
+	    mapping_inaccessible(vma->vm_file->f_mapping))
+		st->file_flags = PM_FOLIO_UNMOVABLE;
+	if (pm_inode_is_served(inode))
+		facts->flags |= PM_VMA_SERVED | PM_VMA_HOLDS;
+	else if (!S_ISBLK(inode->i_mode) &&
+		 inode->i_mapping->a_ops->migrate_folio ==
+			 buffer_migrate_folio_norefs)
+		facts->flags |= PM_VMA_HOLDS;
+	/*
+	 * Where there are no attributes there is no mark. Nor would a path keep
+	 * every such file: guest_memfd's is from a module that only an open file
+	 * holds.
+	 */
+	inode = file_user_inode(vma->vm_file);
+	if (inode->i_opflags & IOP_XATTR)
+		pm_inode_facts(&facts->file, inode);
+}
+
 static int pm_walk_test(unsigned long start, unsigned long end,
 			struct mm_walk *mw)
 {
@@ -621,7 +665,7 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	struct vm_area_struct *vma = mw->vma;
 	struct pm_vma facts = {};
 
-	if (pm_walk_pause(mw, start))
+	if (pm_walk_pause(mw, start, 0))
 		return -EAGAIN;
 	if (pm_walk_has_none(mw, start, end))
 		return 1;
@@ -636,40 +680,22 @@ static int pm_walk_test(unsigned long start, unsigned long end,
 	 * Anonymous memory that was never written to has no pages but zero
 	 * pages, however large it is: programs reserve much more than they use.
 	 */
-	if (!vma->vm_file && !vma->vm_ops && !vma->anon_vma)
+	if (!vma->vm_file && !vma->anon_vma)
 		return 1;
 	/*
 	 * Private copies in a mapping are anonymous memory, which can move
 	 * wherever it is mapped.
 	 */
 	st->file_flags = 0;
+	st->loses = false;
 	st->plain = pm_vma_is_plain(vma);
-	st->loses = st->walk->share && is_vm_hugetlb_page(vma);
-	if (!pm_call(vma_migratable)(vma) || pm_call(vma_is_secretmem)(vma))
-		st->file_flags = PM_FOLIO_UNMOVABLE;
-	if (vma->vm_file) {
-		const struct inode *inode = file_inode(vma->vm_file);
-
-		/* guest_memfd: what the kernel itself may not read. */
-		if (mapping_inaccessible(vma->vm_file->f_mapping))
-			st->file_flags = PM_FOLIO_UNMOVABLE;
-		if (pm_inode_is_served(inode))
-			facts.flags |= PM_VMA_SERVED | PM_VMA_HOLDS;
-		else if (!S_ISBLK(inode->i_mode) &&
-			 inode->i_mapping->a_ops->migrate_folio ==
-				 buffer_migrate_folio_norefs)
-			facts.flags |= PM_VMA_HOLDS;
-		/*
-		 * Where there are no attributes there is no mark. Nor would a
-		 * path keep every such file: guest_memfd's is from a module
-		 * that only an open file holds.
-		 */
-		inode = file_user_inode(vma->vm_file);
-		if (inode->i_opflags & IOP_XATTR)
-			pm_inode_facts(&facts.file, inode);
-	}
 	if (vma->vm_flags & VM_WRITE)
 		facts.flags |= PM_VMA_WRITE;
+	if (vma->vm_file)
+		pm_vma_file_facts(st, vma, &facts);
+	else if (st->shown == facts.flags)
+		return 0;
+	st->shown = vma->vm_file ? PM_VMA_OTHER : facts.flags;
 	facts.start = vma->vm_start;
 
 	switch (page_migrate_walk_vma(st->sink, &facts)) {
@@ -713,6 +739,7 @@ int pm_shim_mm_walk(struct mm_struct *mm, unsigned long start,
 	struct pm_walk_state st = {
 		.walk = walk,
 		.sink = sink,
+		.shown = PM_VMA_OTHER,
 		.moved = PM_SET_CURSOR,
 		.only = PM_SET_CURSOR,
 	};
@@ -768,6 +795,7 @@ int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
  * @end: address after the last
  * @last: in: an inode whose mappings are passed over, or 0; out: the file's
  * @file: out: held, or empty if there is none before @addr
+ * @seen: in and out: what there is besides up to there
  *
  * Takes mmap_lock for reading for a bounded time.
  *
@@ -775,7 +803,7 @@ int pm_shim_mm_file_at(struct mm_struct *mm, unsigned long addr,
  */
 int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 			 unsigned long end, unsigned long *last,
-			 struct pm_file *file)
+			 struct pm_file *file, struct pm_seen *seen)
 {
 	VMA_ITERATOR(vmi, mm, *addr);
 	struct vm_area_struct *vma;
@@ -794,8 +822,13 @@ int pm_shim_mm_next_file(struct mm_struct *mm, unsigned long *addr,
 			*addr = vma->vm_start;
 			break;
 		}
-		if (!vma->vm_file ||
-		    ((vma->vm_flags & (VM_IO | VM_PFNMAP)) && !vma->anon_vma))
+		if (vma->vm_policy)
+			seen->policies = true;
+		if (!vma->vm_file)
+			continue;
+		if (shmem_mapping(vma->vm_file->f_mapping))
+			seen->shmem = true;
+		if ((vma->vm_flags & (VM_IO | VM_PFNMAP)) && !vma->anon_vma)
 			continue;
 		inode = file_user_inode(vma->vm_file);
 		if (!(inode->i_opflags & IOP_XATTR) || (unsigned long)inode == *last)

@@ -194,6 +194,23 @@ pub(crate) trait Visitor {
     fn folio(&mut self, mapped: &Mapped<'_>) -> FolioStep;
 }
 
+/// What a search for files has come by.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// VMAs that may have a memory policy.
+    pub(crate) policies: bool,
+    /// Shmem files, which may have policies of their own.
+    pub(crate) shmem: bool,
+}
+
+impl Seen {
+    /// Nobody has looked.
+    pub(crate) const ANYTHING: Self = Self {
+        policies: true,
+        shmem: true,
+    };
+}
+
 /// Where a walk ended.
 pub(crate) struct WalkEnd {
     /// The address at which to go on.
@@ -261,7 +278,8 @@ impl UserMm {
     }
 
     /// The next file from `at` on, below `end`, that may have a mark; `at` is then behind its mapping.
-    /// `None` where there is none before the new `at`. `last` lets mappings of one file be passed over.
+    /// `None` where there is none before the new `at`. `last` lets mappings of one file be passed over. What
+    /// else there is up to there is added to `seen`.
     ///
     /// # Errors
     ///
@@ -271,12 +289,16 @@ impl UserMm {
         at: &mut usize,
         end: usize,
         last: &mut usize,
+        seen: &mut Seen,
     ) -> Result<Option<MappedFile>> {
         let mut file = bindings::pm_file::default();
+        let mut facts = bindings::pm_seen::default();
         // SAFETY: The address space is a live reference, and the others are writable.
         to_result(unsafe {
-            bindings::pm_shim_mm_next_file(self.as_raw(), at, end, last, &mut file)
+            bindings::pm_shim_mm_next_file(self.as_raw(), at, end, last, &mut file, &mut facts)
         })?;
+        seen.policies |= facts.policies;
+        seen.shmem |= facts.shmem;
         // SAFETY: The shim holds any file that it tells of.
         Ok(unsafe { MappedFile::from_raw(file) })
     }

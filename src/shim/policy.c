@@ -162,16 +162,18 @@ static bool pm_policy_edit(struct mempolicy *pol,
 	return changed;
 }
 
-/* The next VMA wholly inside the range, from *@at on, or NULL. */
-static struct vm_area_struct *pm_vma_inside(struct mm_struct *mm,
+/*
+ * The next VMA wholly inside the range, or NULL. @vmi has come to *@at, which then is
+ * behind the VMA, or @end.
+ */
+static struct vm_area_struct *pm_vma_inside(struct vma_iterator *vmi,
 					    unsigned long start,
 					    unsigned long end,
 					    unsigned long *at)
 {
-	VMA_ITERATOR(vmi, mm, *at);
 	struct vm_area_struct *vma;
 
-	for_each_vma_range(vmi, vma, end) {
+	for_each_vma_range(*vmi, vma, end) {
 		*at = vma->vm_end;
 		if (vma->vm_start >= start && vma->vm_end <= end)
 			return vma;
@@ -198,6 +200,7 @@ long pm_shim_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 			      const struct pm_policy_pass *pass,
 			      unsigned long *at)
 {
+	VMA_ITERATOR(vmi, mm, *at);
 	struct vm_area_struct *vma;
 	unsigned long here = *at;
 	int found, seen = 0;
@@ -207,11 +210,11 @@ long pm_shim_policy_vma_ahead(struct mm_struct *mm, unsigned long start,
 		return found;
 	while (!found && seen++ < PM_POLICY_VMAS) {
 		*at = here;
-		vma = pm_vma_inside(mm, start, end, &here);
-		if (!vma)
+		vma = pm_vma_inside(&vmi, start, end, &here);
+		if (!vma) {
 			*at = end;
-		if (!vma)
 			break;
+		}
 		found = !pm_policy_is_done(vma->vm_policy, pass);
 	}
 	pm_mm_read_unlock(mm);
@@ -237,6 +240,7 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 			 unsigned long end, struct pm_policy_pass *pass,
 			 unsigned long *resume)
 {
+	VMA_ITERATOR(vmi, mm, *resume);
 	struct vm_area_struct *vma;
 	long changed = 0;
 	int seen, err;
@@ -245,7 +249,7 @@ long pm_shim_policy_vmas(struct mm_struct *mm, unsigned long start,
 	if (err)
 		return err;
 	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
-		vma = pm_vma_inside(mm, start, end, resume);
+		vma = pm_vma_inside(&vmi, start, end, resume);
 		if (!vma)
 			break;
 		if (pm_policy_is_done(vma->vm_policy, pass))
@@ -437,6 +441,7 @@ int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 			     unsigned long end, unsigned long *resume,
 			     struct pm_file *file)
 {
+	VMA_ITERATOR(vmi, mm, *resume);
 	struct vm_area_struct *vma;
 	struct file *mapped;
 	int seen, err;
@@ -446,7 +451,7 @@ int pm_shim_policy_next_file(struct mm_struct *mm, unsigned long start,
 	if (err)
 		return err;
 	for (seen = 0; seen < PM_POLICY_VMAS; seen++) {
-		vma = pm_vma_inside(mm, start, end, resume);
+		vma = pm_vma_inside(&vmi, start, end, resume);
 		if (!vma)
 			break;
 		mapped = vma->vm_file;
