@@ -27,7 +27,7 @@ use crate::{
     shim::folio::FolioList, //
 };
 
-/// Most base pages of a batch; the last folio may pass it.
+/// Most base pages of a batch, unless it is one folio that is larger.
 pub(crate) const MAX_PAGES: Pages = Pages::new(1024);
 
 /// Most folios of a batch.
@@ -270,6 +270,11 @@ impl Batch {
     /// Whether its folios have `limit` pages, or there is no room for another one.
     pub(crate) fn is_full(&self, limit: Pages) -> bool {
         self.size >= limit.min(MAX_PAGES) || self.entries.len() >= self.capacity()
+    }
+
+    /// Whether a folio of so many pages would take it past [`MAX_PAGES`].
+    pub(crate) fn is_too_large_for(&self, folio: Pages) -> bool {
+        self.size > Pages::NONE && self.size + folio > MAX_PAGES
     }
 
     /// Whether some of its folios are large.

@@ -76,9 +76,12 @@ struct Want {
 /// Sizes that are wanted at a time, at most. What is wanted besides is asked for again.
 const MAX_WANTS: usize = 16;
 
-/// New folios that a batch may have: its last folio may be a huge page, and all of them in pieces. A gigantic
-/// page is never split.
+/// New folios that a batch may have: it may be one large folio, in pieces. A gigantic page is never split.
 const MAX_PLACED: usize = 16 * batch::MAX_FOLIOS;
+
+/// Base pages that the kernel is shown at a time. It unmaps all of them before it copies the first, so who
+/// touches one of them waits for the rest.
+const AT_A_TIME: usize = 128;
 
 /// A batch that may be so large gets pages ahead.
 const MIN_STOCKED: usize = 64;
@@ -136,8 +139,9 @@ pub(crate) struct Scratch {
     parked: FolioList,
     /// Folios that have been looked at, before they go back to their list. Empty when all have been.
     sorted: FolioList,
-    /// The folio that is being looked at, while it is not known where it goes.
-    one: FolioList,
+    /// The folio that is being looked at, while it is not known where it goes; those that the kernel has yet
+    /// to be shown.
+    ahead: FolioList,
 }
 
 impl Scratch {
@@ -147,7 +151,7 @@ impl Scratch {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(lists: [FolioList; 3]) -> Result<Self> {
-        let [parked, sorted, one] = lists;
+        let [parked, sorted, ahead] = lists;
         Ok(Self {
             placed: KVVec::new(),
             places: Places::new(),
@@ -159,7 +163,7 @@ impl Scratch {
             reserve: KVVec::new(),
             parked,
             sorted,
-            one,
+            ahead,
         })
     }
 
@@ -356,7 +360,7 @@ impl<'a> Migration<'a> {
             for node in self.scratch.nodes.iter_mut() {
                 *node &= !(SOURCE_SMALL | SOURCE_LARGE);
             }
-            list.migrate(self, wait);
+            self.show(list, wait);
             if self.stayed_whole(list) {
                 // Unsplittable folios are tried once more, with one destination for the whole of each.
             } else if !self.short {
@@ -383,6 +387,17 @@ impl<'a> Migration<'a> {
             Reason::NoMemory
         };
         self.give_up(list, reason);
+    }
+
+    /// Has the kernel migrate `list`, part after part. Those that were not migrated stay in it.
+    fn show(&mut self, list: &mut FolioList, wait: bool) {
+        self.scratch.ahead.append(list);
+        while !self.scratch.ahead.is_empty() {
+            self.scratch.ahead.take(AT_A_TIME, list);
+            list.migrate(self, wait);
+            self.scratch.sorted.append(list);
+        }
+        list.append(&mut self.scratch.sorted);
     }
 
     /// Finds places for the large folios of `list`, and sets those aside that have none.
@@ -468,7 +483,7 @@ impl<'a> Migration<'a> {
     /// Sets those aside that found no room in the last pass; all of them if it cannot be told.
     fn park(&mut self, list: &mut FolioList) {
         let mut any = false;
-        while let Some(folio) = list.shift(&mut self.scratch.one) {
+        while let Some(folio) = list.shift(&mut self.scratch.ahead) {
             let flag = if folio.large {
                 SOURCE_LARGE
             } else {
@@ -481,9 +496,9 @@ impl<'a> Migration<'a> {
                 .is_some_and(|n| n & flag != 0);
             if full {
                 any = true;
-                self.scratch.parked.append(&mut self.scratch.one);
+                self.scratch.parked.append(&mut self.scratch.ahead);
             } else {
-                self.scratch.sorted.append(&mut self.scratch.one);
+                self.scratch.sorted.append(&mut self.scratch.ahead);
             }
         }
         if any {

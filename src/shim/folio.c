@@ -66,6 +66,25 @@ bool pm_shim_list_shift(struct list_head *from, struct list_head *to,
 	return true;
 }
 
+/*
+ * Move the first folios of @from to @to, which is empty: as many as have @pages
+ * base pages, and at least one.
+ */
+void pm_shim_list_take(struct list_head *from, unsigned long pages,
+		       struct list_head *to)
+{
+	struct list_head *last = from;
+	struct folio *folio;
+
+	list_for_each_entry(folio, from, lru) {
+		last = &folio->lru;
+		if (folio_nr_pages(folio) >= pages)
+			break;
+		pages -= folio_nr_pages(folio);
+	}
+	list_cut_position(to, from, last);
+}
+
 /* Put all folios back, so that they can be isolated again at once. */
 void pm_shim_list_put_back(struct list_head *list)
 {

@@ -114,6 +114,13 @@ impl FolioList {
         })
     }
 
+    /// Moves the first folios, as many as have so many base pages, and at least one, to `to`, which is
+    /// empty.
+    pub(crate) fn take(&mut self, pages: usize, to: &mut FolioList) {
+        // SAFETY: Both lists are initialised by their invariants.
+        unsafe { bindings::pm_shim_list_take(self.as_raw(), pages, to.as_raw()) };
+    }
+
     /// Moves all folios of `from` to the end of this list.
     pub(crate) fn append(&mut self, from: &mut FolioList) {
         // SAFETY: Both lists are initialised by their invariants.

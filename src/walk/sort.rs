@@ -135,7 +135,7 @@ impl Visitor for Sorter<'_> {
             self.batch.pass(&found, pair);
             return FolioStep::On;
         }
-        if self.batch.is_full(self.limit) {
+        if self.batch.is_full(self.limit) || self.batch.is_too_large_for(found.frames.count()) {
             return FolioStep::Stop;
         }
         if self.isolate(mapped, pair) {
