@@ -545,7 +545,7 @@ impl Batch {
         mut wait: impl FnMut(&mut Counts, Wait),
     ) {
         for run in self.runs.iter() {
-            let each = |offset: usize, nr_pages: usize, fate: Fate| {
+            let mut each = |offset: usize, nr_pages: usize, fate: Fate| {
                 let pages = Pages::new(nr_pages as u64);
                 match fate {
                     Fate::Gone | Fate::InParts => counts.stay(Reason::Gone, pages),
@@ -567,22 +567,19 @@ impl Batch {
                     Fate::Left(reason) => counts.stay(reason, pages),
                 }
             };
-            self.fates(run, each);
+            match self.entries.get(usize::from(run.entry)) {
+                Some(entry) if entry.fate == Fate::InParts => self.parts_of(run, entry, each),
+                Some(entry) => each(0, run.len as usize, entry.fate),
+                None => each(0, run.len as usize, Fate::Left(Reason::Busy)),
+            }
         }
         self.clear();
     }
 
-    /// Calls `each` with the fates of the pages of a run, and where they begin within it.
-    fn fates(&self, run: &Run, mut each: impl FnMut(usize, usize, Fate)) {
-        let len = run.len as usize;
-        let Some(entry) = self.entries.get(usize::from(run.entry)) else {
-            return each(0, len, Fate::Left(Reason::Busy));
-        };
-        if entry.fate != Fate::InParts {
-            return each(0, len, entry.fate);
-        }
-        let frames = entry.frames.part(run.index as usize, len);
-        let mut rest = len;
+    /// Calls `each` with the fates of the pages of a run whose folio was split, and where they begin within it.
+    fn parts_of(&self, run: &Run, entry: &Entry, mut each: impl FnMut(usize, usize, Fate)) {
+        let mut rest = run.len as usize;
+        let frames = entry.frames.part(run.index as usize, rest);
         for part in self.parts.iter() {
             if let Some((offset, nr_pages)) = frames.common(part.frames) {
                 each(offset, nr_pages, part.fate);
@@ -601,9 +598,9 @@ impl Batch {
         pages
     }
 
-    /// Empties the batch, and makes room for a larger one if it was full.
+    /// Empties the batch, and makes room for a larger one if it had no more.
     fn clear(&mut self) {
-        let full = self.is_full(MAX_PAGES) || !self.has_room_for_run();
+        let full = self.entries.len() >= self.capacity() || !self.has_room_for_run();
         if self.indexed > 0 {
             self.slots.fill(NO_ENTRY);
             self.indexed = 0;
