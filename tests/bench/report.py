@@ -25,6 +25,8 @@ OURS, MIGRATE, MOVE, IDLE = "ours", "migrate_pages", "move_pages", "idle"
 GROWTH = 1.03
 # A batch of the module's, in pages.
 BATCH = 1024
+# Pages of it that the kernel is shown at a time.
+SHOWN = 128
 # "Not slower" means no more than what repeats differ by.
 NOT_SLOWER = 1.005
 
@@ -172,8 +174,8 @@ def vma_bars(r):
 
 
 def call_bars(r):
-    # Full batches, and one more for each kind of list: small folios and large ones.
-    for what, limit, text in (("files=22 pages=4400", -(-4400 // BATCH) + 2, "22 files"),
+    # What full batches need, and one more for each kind of list: small folios and large ones.
+    for what, limit, text in (("files=22 pages=4400", -(-4400 // SHOWN) + 2, "22 files"),
                               ("processes=64 pages=1024", 64 + 2, "64 processes")):
         yield at_most(f"kernel migrate_pages() calls, {text}", limit,
                       r.get("calls", what, OURS, "batches"), r.why("calls"), "{:.0f}")

@@ -382,6 +382,10 @@ fn main() {
             PAGES * page()
         );
         assert!(text.contains(&moved) && text.ends_with("# EOF\n"), "{text}");
+        // The monitoring's own opinion.
+        let mut promtool = Command::new("promtool");
+        promtool.args(["check", "metrics"]);
+        done(promtool.stdin(fs::File::open(&file).unwrap())).expect(0);
         fs::remove_file(file).unwrap();
         let line = format!("move {} {b}:{a} --openmetrics /nonexistent/x", target.pid());
         cli.run(&line).expect(1).says("cannot write the metrics");
