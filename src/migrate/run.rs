@@ -81,7 +81,7 @@ const MAX_PLACED: usize = 16 * batch::MAX_FOLIOS;
 
 /// Base pages that the kernel is shown at a time. It unmaps all of them before it copies the first, so who
 /// touches one of them waits for the rest.
-const AT_A_TIME: usize = 128;
+const AT_A_TIME: usize = 64;
 
 /// A batch that may be so large gets pages ahead.
 const MIN_STOCKED: usize = 64;

@@ -26,7 +26,7 @@ GROWTH = 1.03
 # A batch of the module's, in pages.
 BATCH = 1024
 # Pages of it that the kernel is shown at a time.
-SHOWN = 128
+SHOWN = 64
 # "Not slower" means no more than what repeats differ by.
 NOT_SLOWER = 1.005
 
