@@ -8,18 +8,15 @@ This half of the demonstration runs inside the virtual machine; scripts/demo sta
 it.
 """
 
-import argparse
 import os
 import pathlib
 import re
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 
-from stage import DemoFailed, Plan, counts, line, ms, pagemigrate, progress, wait
+from stage import DemoFailed, Plan, counts, line, ms, pagemigrate, parser_of, progress, run, wait
 
 OLD_NODES = (0, 1)
 NEW_NODES = (2, 3)
@@ -206,18 +203,10 @@ def move(args, scratch, plan, guest):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("plan", help="file of the plan to go on with")
-    parser.add_argument("verdict", help="file to write the last line to")
+    parser = parser_of(__doc__)
     parser.add_argument("program", help="what the guest runs")
     parser.add_argument("--quiet", type=int, default=8, help="seconds measured without a move")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="demo.", dir="/run") as scratch:
-        try:
-            verdict = demonstrate(args, scratch)
-        except (DemoFailed, OSError, subprocess.SubprocessError) as failed:
-            sys.exit(f"demo: FAILED: {failed}")
-    pathlib.Path(args.verdict).write_text(verdict + "\n")
+    run(demonstrate, parser.parse_args())
 
 
 if __name__ == "__main__":

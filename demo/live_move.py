@@ -8,18 +8,26 @@ because the machine's kernel log still has to be looked at before the verdict
 counts.
 """
 
-import argparse
 import array
 import hashlib
 import multiprocessing
-import pathlib
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 
-from stage import DemoFailed, Plan, counts, line, ms, pagemigrate, pages_by_node, progress, wait
+from stage import (
+    DemoFailed,
+    Plan,
+    counts,
+    line,
+    ms,
+    pagemigrate,
+    pages_by_node,
+    parser_of,
+    progress,
+    run,
+    wait,
+)
 
 OLD_NODES = (0, 1)
 NEW_NODES = (2, 3)
@@ -268,20 +276,13 @@ def serve_and_move(args, scratch, path, pid):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("plan", help="file of the plan to go on with")
-    parser.add_argument("verdict", help="file to write the last line to")
+    parser = parser_of(__doc__)
     parser.add_argument("--records", type=int, default=27_000)
     parser.add_argument("--quiet", type=float, default=8, help="seconds measured without a move")
     args = parser.parse_args()
     if args.records % CLIENTS:
         parser.error(f"--records must be a multiple of {CLIENTS}")
-    with tempfile.TemporaryDirectory(prefix="demo.", dir="/run") as scratch:
-        try:
-            verdict = demonstrate(args, scratch)
-        except (DemoFailed, OSError, subprocess.SubprocessError) as failed:
-            sys.exit(f"demo: FAILED: {failed}")
-    pathlib.Path(args.verdict).write_text(verdict + "\n")
+    run(demonstrate, args)
 
 
 if __name__ == "__main__":

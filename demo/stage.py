@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the demonstrations share: their steps, the command, and what is where."""
 
+import argparse
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 TOOL = "build/tools/release/pagemigrate"
@@ -99,3 +101,24 @@ def counts(metrics):
         int(n) for n in re.findall(rf"^pagemigrate_last_{name}_bytes{{.*}} (\d+)$", text, re.M)
     )
     return of("moved") // 4096, of("left_behind") // 4096
+
+
+# ----------------------------------------------------------- the demonstration
+
+
+def parser_of(what):
+    """What scripts/demo gives to each demonstration."""
+    parser = argparse.ArgumentParser(description=what.splitlines()[0])
+    parser.add_argument("plan", help="file of the plan to go on with")
+    parser.add_argument("verdict", help="file to write the last line to")
+    return parser
+
+
+def run(demonstrate, args):
+    """Run it with a folder of its own, and write down what it says in the end."""
+    with tempfile.TemporaryDirectory(prefix="demo.", dir="/run") as scratch:
+        try:
+            verdict = demonstrate(args, scratch)
+        except (DemoFailed, OSError, subprocess.SubprocessError) as failed:
+            sys.exit(f"demo: FAILED: {failed}")
+    pathlib.Path(args.verdict).write_text(verdict + "\n")
