@@ -263,7 +263,8 @@ unsigned int pm_shim_nr_cpus(void);
  */
 enum pm_step page_migrate_walk_vma(void *sink, const struct pm_vma *vma);
 enum pm_step page_migrate_walk_folio(void *sink, const struct pm_folio *folio);
-struct folio *page_migrate_new_folio(void *mover, const struct pm_source *src);
+struct folio *page_migrate_new_folio(void *mover, unsigned long pfn, int nid,
+				     unsigned int order, bool hugetlb);
 void page_migrate_free_folio(void *mover, struct folio *dst);
 void page_migrate_run(void *job);
 void page_migrate_help(void *job);

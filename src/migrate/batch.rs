@@ -544,18 +544,29 @@ impl Batch {
         by_pair: &mut [Pages],
         mut wait: impl FnMut(&mut Counts, Wait),
     ) {
+        let mut moved = |counts: &mut Counts, pair: u16, pages: Pages, fallback: bool| {
+            counts.moved(pages, fallback);
+            if let Some(sum) = by_pair.get_mut(usize::from(pair)) {
+                *sum += pages;
+            }
+        };
+        // Most pages are of runs that follow each other, and have moved to where they were to.
+        let (mut pair, mut pages) = (0, Pages::NONE);
         for run in self.runs.iter() {
+            if self.has_moved(run) {
+                if run.pair != pair {
+                    moved(counts, pair, core::mem::take(&mut pages), false);
+                    pair = run.pair;
+                }
+                pages += Pages::new(run.len.into());
+                continue;
+            }
             let mut each = |offset: usize, nr_pages: usize, fate: Fate| {
                 let pages = Pages::new(nr_pages as u64);
                 match fate {
                     Fate::Gone | Fate::InParts => counts.stay(Reason::Gone, pages),
                     Fate::Moved { .. } if run.again => counts.stay(Reason::AlreadyMoved, pages),
-                    Fate::Moved { fallback } => {
-                        counts.moved(pages, fallback);
-                        if let Some(sum) = by_pair.get_mut(usize::from(run.pair)) {
-                            *sum += pages;
-                        }
-                    }
+                    Fate::Moved { fallback } => moved(counts, run.pair, pages, fallback),
                     Fate::Left(reason) if reason.may_change() => wait(
                         counts,
                         Wait {
@@ -573,7 +584,15 @@ impl Batch {
                 None => each(0, run.len as usize, Fate::Left(Reason::Busy)),
             }
         }
+        moved(counts, pair, pages, false);
         self.clear();
+    }
+
+    /// Whether all pages of a run have moved to the named node, and were met for the first time.
+    fn has_moved(&self, run: &Run) -> bool {
+        let entry = self.entries.get(usize::from(run.entry));
+        let fate = entry.map(|entry| entry.fate);
+        fate == Some(Fate::Moved { fallback: false }) && !run.again
     }
 
     /// Calls `each` with the fates of the pages of a run whose folio was split, and where they begin within it.

@@ -186,10 +186,12 @@ void pm_shim_folio_put(struct folio *folio)
 
 static struct folio *pm_new_folio(struct folio *src, unsigned long private)
 {
-	struct pm_source facts;
+	unsigned int order = folio_order(src);
 
-	pm_source_facts(&facts, src);
-	return page_migrate_new_folio((void *)private, &facts);
+	/* In registers: this is done for each page. */
+	return page_migrate_new_folio((void *)private, folio_pfn(src),
+				      folio_nid(src), order,
+				      order && folio_test_hugetlb(src));
 }
 
 static void pm_free_folio(struct folio *dst, unsigned long private)

@@ -5,7 +5,10 @@
 use core::ptr::NonNull;
 
 use kernel::{
-    ffi::c_void,
+    ffi::{
+        c_int,
+        c_void, //
+    },
     prelude::*,
     sync::Arc,
     types::Opaque, //
@@ -175,12 +178,16 @@ pub(crate) struct Source {
 
 impl Source {
     fn from_facts(facts: &bindings::pm_source) -> Self {
-        let nr_pages = 1usize.checked_shl(facts.order).unwrap_or(0);
+        Self::new(facts.pfn, facts.nid, facts.order, facts.hugetlb)
+    }
+
+    fn new(pfn: usize, nid: c_int, order: u32, hugetlb: bool) -> Self {
+        let nr_pages = 1usize.checked_shl(order).unwrap_or(0);
         Self {
-            frames: Span::new(Pfn::new(facts.pfn), nr_pages),
-            node: NodeId::from_kernel(facts.nid),
-            order: facts.order,
-            hugetlb: facts.hugetlb,
+            frames: Span::new(Pfn::new(pfn), nr_pages),
+            node: NodeId::from_kernel(nid),
+            order,
+            hugetlb,
         }
     }
 }
@@ -278,19 +285,20 @@ pub(crate) trait Mover {
 ///
 /// # Safety
 ///
-/// `mover` must come from [`FolioList::migrate`], which must not have returned. `src` must tell of an
+/// `mover` must come from [`FolioList::migrate`], which must not have returned. The others must tell of an
 /// isolated folio.
 #[no_mangle]
 unsafe extern "C" fn page_migrate_new_folio(
     mover: *mut c_void,
-    src: *const bindings::pm_source,
+    pfn: usize,
+    nid: c_int,
+    order: u32,
+    hugetlb: bool,
 ) -> *mut bindings::folio {
     // SAFETY: By the requirements, and the kernel uses it one call at a time.
     let mover = unsafe { &mut *mover.cast::<&mut dyn Mover>() };
-    // SAFETY: By the requirements.
-    let src = Source::from_facts(unsafe { &*src });
     mover
-        .new_folio(&src)
+        .new_folio(&Source::new(pfn, nid, order, hugetlb))
         .map_or(core::ptr::null_mut(), NewFolio::into_raw)
 }
 

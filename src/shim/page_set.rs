@@ -10,7 +10,6 @@ use core::{
 };
 
 use kernel::{
-    error::to_result,
     prelude::*, //
 };
 
@@ -130,7 +129,10 @@ impl<'a, N: PageNumber> Adder<'a, N> {
         let set = self.set.as_raw();
         // SAFETY: The set lives as long as the reference to it, the block that `at` refers to is one of
         // its own, and the last page has a number.
-        to_result(unsafe { bindings::pm_shim_set_add(set, &mut self.at, first, nr) })
+        match unsafe { bindings::pm_shim_set_add(set, &mut self.at, first, nr) } {
+            0 => Ok(()),
+            _ => Err(ENOMEM),
+        }
     }
 
     /// Takes pages away. Neither sleeps nor allocates.
