@@ -4,6 +4,12 @@
 //!
 //! Locks: none of its own. `mmap_lock` is held within each walk and not between them.
 
+use core::ops::ControlFlow::{
+    self,
+    Break,
+    Continue, //
+};
+
 use kernel::{
     page::PAGE_SHIFT,
     prelude::*,
@@ -132,12 +138,24 @@ pub(super) struct Call<'a> {
     pub(super) outcome: Outcome,
 }
 
-/// What an errno of the rooms below means for the call.
-pub(super) fn ended_by(e: Error) -> End {
-    match e {
-        e if e == EINTR => End::Signal,
-        e if e == ESRCH => End::TargetGone,
-        _ => End::OutOfMemory,
+/// Whether the call goes on, or why it ends.
+pub(super) type Flow<T = ()> = ControlFlow<End, T>;
+
+/// What a result of the rooms below means for the call.
+pub(super) fn flow<T>(result: Result<T>) -> Flow<T> {
+    match result {
+        Ok(value) => Continue(value),
+        Err(e) if e == EINTR => Break(End::Signal),
+        Err(e) if e == ESRCH => Break(End::TargetGone),
+        Err(_) => Break(End::OutOfMemory),
+    }
+}
+
+/// The first of two that ends the call.
+pub(super) fn first(one: Flow, other: Flow) -> Flow {
+    match one {
+        Continue(()) => other,
+        Break(end) => Break(end),
     }
 }
 
@@ -188,19 +206,15 @@ pub(super) fn migrate(
             end: End::Done,
         },
     };
-    let ended = call
-        .look_ahead()
-        .and_then(|seen| call.rewrite_policies(cookie, seen))
-        .and_then(|()| call.first_pass(&running))
-        .and_then(|()| call.rounds(&running));
-    if let Err(end) = ended {
+    let ended = call.all(cookie, &running).break_value();
+    if let Some(end) = ended {
         call.outcome.end = end;
     }
     if call.outcome.end == End::Done {
         call.write_back();
     }
     let waits = call.waiting.waits();
-    call.stay(waits, ended.err());
+    call.stay(waits, ended);
     running.show(&call.outcome.counts, Pages::NONE, call.outcome.resume);
     drop(running);
     call.load.tidy();
@@ -211,16 +225,16 @@ pub(super) fn migrate(
 /// Counts what became of the batch of a load, which is empty afterwards, and tells who watches. `task` is of the
 /// target.
 ///
-/// # Errors
+/// # Breaks
 ///
-/// [`End::OutOfMemory`] if memory for bookkeeping ran out.
+/// With [`End::OutOfMemory`] if memory for bookkeeping ran out.
 pub(super) fn settle(
     load: &mut Load,
     outcome: &mut Outcome,
     waiting: &mut Waiting,
     dry_run: bool,
     task: &Task,
-) -> Result<(), End> {
+) -> Flow {
     let Outcome {
         counts,
         by_pair,
@@ -252,12 +266,24 @@ pub(super) fn settle(
     if core::mem::take(&mut load.out_of_memory) {
         // What stays of it was not tried.
         *resume = (*resume).min(load.at);
-        return Err(End::OutOfMemory);
+        return Break(End::OutOfMemory);
     }
-    Ok(())
+    Continue(())
 }
 
 impl Call<'_> {
+    /// Does all that can move pages.
+    ///
+    /// # Breaks
+    ///
+    /// Where the call must end.
+    fn all(&mut self, cookie: Cookie, running: &Running<'_>) -> Flow {
+        let seen = self.look_ahead()?;
+        self.rewrite_policies(cookie, seen)?;
+        self.first_pass(running)?;
+        self.rounds(running)
+    }
+
     /// Counts pages that wait no longer, as the call ends like that.
     pub(super) fn stay(&mut self, waits: Waits, ended: Option<End>) {
         let counts = &mut self.outcome.counts;
@@ -269,13 +295,13 @@ impl Call<'_> {
 
     /// Makes policies name the new nodes, so that pages faulted in from now on land there.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn rewrite_policies(&mut self, cookie: Cookie, seen: Seen) -> Result<(), End> {
+    /// Where the call must end.
+    fn rewrite_policies(&mut self, cookie: Cookie, seen: Seen) -> Flow {
         let order = self.order;
         if order.keep_policy {
-            return Ok(());
+            return Continue(());
         }
         let scope = Scope {
             mm: self.target.mm(),
@@ -297,7 +323,7 @@ impl Call<'_> {
             &mut changed,
         );
         self.outcome.counts.policies(changed);
-        done.map_err(ended_by)
+        flow(done)
     }
 
     /// Reads the marks of the files of the range that are on disks or in memory, so that the walk need not
@@ -306,15 +332,15 @@ impl Call<'_> {
     ///
     /// A call with a limit may never come to most of the files, and is one of many.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn look_ahead(&mut self) -> Result<Seen, End> {
+    /// Where the call must end.
+    fn look_ahead(&mut self) -> Flow<Seen> {
         let Range { start: mut at, end } = self.order.range;
         let (mut seen, mut last) = (Seen::default(), 0);
         while at < end && self.order.max_pages.is_none() && self.marks.has_room() {
             if task::caller_is_killed() {
-                return Err(End::Signal);
+                return Break(End::Signal);
             }
             // A caller that is interrupted again and again must get on.
             if current!().signal_pending() {
@@ -322,7 +348,7 @@ impl Call<'_> {
             }
             let mm = self.target.mm();
             let file = mm.next_file(&mut at, end, &mut last, &mut seen);
-            let Some(file) = file.map_err(ended_by)? else {
+            let Some(file) = flow(file)? else {
                 continue;
             };
             // What lies before such a file need not wait for its server.
@@ -331,21 +357,21 @@ impl Call<'_> {
             }
             match self.marks.learn(file, false) {
                 Err(e) if e == EINTR => break,
-                learnt => learnt.map_err(ended_by)?,
+                learnt => flow(learnt)?,
             }
         }
         if at < end {
-            return Ok(Seen::ANYTHING);
+            return Continue(Seen::ANYTHING);
         }
-        Ok(seen)
+        Continue(seen)
     }
 
     /// Goes once over the range.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end before it got to the end of the range.
-    fn first_pass(&mut self, running: &Running<'_>) -> Result<(), End> {
+    /// Where the call must end before it got to the end of the range.
+    fn first_pass(&mut self, running: &Running<'_>) -> Flow {
         let Range { start, end } = self.order.range;
         // A call with a limit may never come to the round in which pages that were busy are tried again.
         let attempt = if self.order.max_pages.is_some() {
@@ -360,8 +386,8 @@ impl Call<'_> {
             _ => shim::folio::drain_lru_here(),
         }
         let done = self.all_chunks(attempt, running);
-        let done = done.and(self.end_workers());
-        if matches!(done, Err(End::Signal)) && self.waiting.has_new() {
+        let done = first(done, self.end_workers());
+        if matches!(done, Break(End::Signal)) && self.waiting.has_new() {
             // Most of what is busy waits on a CPU for its list. The caller is not to come back for that.
             let _ = self.retry_few(true);
         }
@@ -370,10 +396,10 @@ impl Call<'_> {
 
     /// Goes over the range, chunk after chunk.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end before it got to the end of the range.
-    fn all_chunks(&mut self, attempt: Attempt, running: &Running<'_>) -> Result<(), End> {
+    /// Where the call must end before it got to the end of the range.
+    fn all_chunks(&mut self, attempt: Attempt, running: &Running<'_>) -> Flow {
         let end = self.order.range.end;
         while self.outcome.resume < end {
             let done = self.chunk(end, attempt);
@@ -387,33 +413,33 @@ impl Call<'_> {
                 self.pause()?;
             }
         }
-        Ok(())
+        Continue(())
     }
 
     /// Reads the mark of the file before which the last walk stopped, if it did. Returns whether it did.
     ///
     /// That may take as long as the file system likes. What was done before is on record by now.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn read_mark(&mut self) -> Result<bool, End> {
+    /// Where the call must end.
+    pub(super) fn read_mark(&mut self) -> Flow<bool> {
         let Some(file) = self.unknown.take() else {
-            return Ok(false);
+            return Continue(false);
         };
-        self.marks.learn(file, self.stuck > 0).map_err(ended_by)?;
+        flow(self.marks.learn(file, self.stuck > 0))?;
         self.pause()?;
-        Ok(true)
+        Continue(true)
     }
 
     /// Goes on with the first pass as far as one hold of mmap_lock and one batch allow, and moves the batch.
     ///
     /// A file without a known mark ends a chunk, and the next one begins with reading it.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn chunk(&mut self, end: usize, attempt: Attempt) -> Result<(), End> {
+    /// Where the call must end.
+    fn chunk(&mut self, end: usize, attempt: Attempt) -> Flow {
         let at = self.outcome.resume;
         // What lies before a file need not wait for its server.
         if let Some(file) = self.unknown.take_if(|file| file.is_served()) {
@@ -439,22 +465,22 @@ impl Call<'_> {
         };
         self.unknown = walked.unknown;
         self.outcome.resume = walked.resume;
-        Ok(())
+        Continue(())
     }
 
     /// Walks from `at` as far as one hold of mmap_lock allows, or until the folios of the batch have `limit`
     /// pages. What is not even tried is counted.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end. The walk has looked at nothing then.
+    /// Where the call must end. The walk has looked at nothing then.
     pub(super) fn walk(
         &mut self,
         at: usize,
         end: usize,
         look: Look,
         limit: Pages,
-    ) -> Result<WalkEnd, End> {
+    ) -> Flow<WalkEnd> {
         let map = &self.order.map;
         let nodes = match look {
             Look::Pair(pair) => {
@@ -492,13 +518,11 @@ impl Call<'_> {
             limit,
         };
         let mm = self.target.mm();
-        let walked = mm
-            .walk(at, end, Some(&filter), &mut sorter)
-            .map_err(ended_by)?;
+        let walked = flow(mm.walk(at, end, Some(&filter), &mut sorter))?;
         let counts = &mut self.outcome.counts;
         counts.stay(Reason::InPlace, walked.passed.in_place);
         counts.stay(Reason::AlreadyMoved, walked.passed.already_moved);
-        Ok(walked)
+        Continue(walked)
     }
 
     /// Base pages that the next batch may have.
@@ -510,45 +534,45 @@ impl Call<'_> {
 
     /// Whether to go on, whatever signal has come but a kill.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn may_go_on(&self) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn may_go_on(&self) -> Flow {
         let copied = self.outcome.copied;
         if self.order.max_pages.is_some_and(|max| copied >= max) {
-            return Err(End::Done);
+            return Break(End::Done);
         }
         if task::caller_is_killed() {
-            return Err(End::Signal);
+            return Break(End::Signal);
         }
         if self.target.is_gone() {
-            return Err(End::TargetGone);
+            return Break(End::TargetGone);
         }
-        Ok(())
+        Continue(())
     }
 
     /// Whether to go on.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn pause(&self) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn pause(&self) -> Flow {
         // A call that is interrupted again and again must get on: the first chunk is always done.
         let begun = self.outcome.resume > self.order.range.start;
         if begun && current!().signal_pending() {
-            return Err(End::Signal);
+            return Break(End::Signal);
         }
         self.may_go_on()
     }
 
     /// Gets ready for a batch: its memory, and room for the large folios that found none in the last one.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// [`End::OutOfMemory`].
-    pub(super) fn make_room(&mut self) -> Result<(), End> {
+    /// With [`End::OutOfMemory`].
+    pub(super) fn make_room(&mut self) -> Flow {
         if self.order.dry_run {
-            return Ok(());
+            return Continue(());
         }
         if self.load.wants_room() {
             // Nothing may be isolated while that is done.
@@ -558,19 +582,19 @@ impl Call<'_> {
             self.load.drop_reserve();
         }
         let pairs = self.order.lists.len();
-        self.load.prepare(pairs).map_err(ended_by)
+        flow(self.load.prepare(pairs))
     }
 
     /// Moves the batch that walks from `at` on have found, and counts what became of it.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn finish_batch(&mut self, at: usize, attempt: Attempt) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn finish_batch(&mut self, at: usize, attempt: Attempt) -> Flow {
         if self.load.batch.is_empty() {
-            return Ok(());
+            return Continue(());
         }
-        let mut noted = Ok(());
+        let mut noted = Continue(());
         self.load.at = at;
         if self.order.dry_run {
             noted = self.imagine_batch();
@@ -580,21 +604,21 @@ impl Call<'_> {
         }
         let (dry_run, task) = (self.order.dry_run, self.target.task());
         let settled = settle(self.load, &mut self.outcome, self.waiting, dry_run, task);
-        noted.and(settled)
+        first(noted, settled)
     }
 
     /// Asks once more which nodes the target may use, before the batch is moved. If the target is gone, gives the
     /// batch up.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// [`End::TargetGone`].
-    pub(super) fn ask_cpuset(&mut self) -> Result<(), End> {
+    /// With [`End::TargetGone`].
+    pub(super) fn ask_cpuset(&mut self) -> Flow {
         if !self.target.reread_mems() {
             self.abandon_batch();
-            return Err(End::TargetGone);
+            return Break(End::TargetGone);
         }
-        Ok(())
+        Continue(())
     }
 
     /// Gives up a batch whose target is gone: whoever exits, or executes another program, has given all of its
@@ -606,15 +630,15 @@ impl Call<'_> {
 
     /// Remembers the frames of a batch of a dry run as if it had moved.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// [`End::OutOfMemory`].
-    fn imagine_batch(&mut self) -> Result<(), End> {
+    /// With [`End::OutOfMemory`].
+    fn imagine_batch(&mut self) -> Flow {
         let batch = &mut self.load.batch;
         self.load.copied = batch.size();
         let imagined = self.imagined.as_ref();
         let noted = batch.imagine(|frames| imagined.map_or(Ok(()), |set| set.add(frames)));
-        noted.map_err(|_| End::OutOfMemory)
+        flow(noted)
     }
 
     /// Shows how far the call is.

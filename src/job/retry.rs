@@ -6,9 +6,13 @@
 //!
 //! Locks: none of its own; nothing is locked or isolated between two batches.
 
+use core::ops::ControlFlow::{
+    Break,
+    Continue, //
+};
+
 use kernel::{
     page::PAGE_SHIFT,
-    prelude::*,
     time::{
         delay::fsleep,
         Delta, //
@@ -35,6 +39,7 @@ use super::{
     call::{
         Call,
         End,
+        Flow,
         Look, //
     },
     rounds::{
@@ -60,10 +65,10 @@ const KSWAPD_PAUSE: Delta = Delta::from_millis(20);
 impl Call<'_> {
     /// Tries what waits once more, until no other round would help.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end before that. It is to go on from the first page that waits.
-    pub(super) fn rounds(&mut self, running: &Running<'_>) -> Result<(), End> {
+    /// Where the call must end before that. It is to go on from the first page that waits.
+    pub(super) fn rounds(&mut self, running: &Running<'_>) -> Flow {
         let mut rounds = Rounds::new();
         let mut before = Pages::NONE;
         loop {
@@ -76,16 +81,17 @@ impl Call<'_> {
             };
             before = moved;
             let Some(round) = rounds.next(left) else {
-                return Ok(());
+                return Continue(());
             };
             // A call that is interrupted again and again must get on: a signal ends a round between two of
             // its batches only.
-            let done = self.may_go_on().and_then(|()| {
+            let mut done = self.may_go_on();
+            if done.is_continue() {
                 let attempt = self.prepare_round(round);
-                self.round(attempt)
-            });
+                done = self.round(attempt);
+            }
             self.show(running);
-            if let Err(ended) = done {
+            if let Break(ended) = done {
                 self.go_back(ended);
                 return done;
             }
@@ -95,20 +101,21 @@ impl Call<'_> {
     /// Tries what waits once more in the middle of the first pass, unless it is so much that this would cost
     /// more than the pass. `drain`: after the CPUs have brought their pages to the LRU lists.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn retry_few(&mut self, drain: bool) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn retry_few(&mut self, drain: bool) -> Flow {
         if self.waiting.waits().total() > FEW {
-            return Ok(());
+            return Continue(());
         }
-        let done = self.may_go_on().and_then(|()| {
+        let mut done = self.may_go_on();
+        if done.is_continue() {
             if drain {
                 shim::folio::drain_lru();
             }
-            self.round(Attempt::Patient)
-        });
-        if let Err(ended) = done {
+            done = self.round(Attempt::Patient);
+        }
+        if let Break(ended) = done {
             if self.outcome.resume >= self.order.range.end {
                 self.go_back(ended);
             }
@@ -145,10 +152,10 @@ impl Call<'_> {
 
     /// Goes once over the pages that wait, and counts them anew. What is not met has been given back.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end. What it has not come to by then still waits.
-    pub(super) fn round(&mut self, attempt: Attempt) -> Result<(), End> {
+    /// Where the call must end. What it has not come to by then still waits.
+    pub(super) fn round(&mut self, attempt: Attempt) -> Flow {
         // What stays because it has yet to be written is noted anew, too.
         drop(self.load.batch.take_unwritten());
         let waits = self.waiting.begin_round();
@@ -158,27 +165,27 @@ impl Call<'_> {
         let done = self.retry(attempt, &mut taken);
         let missed = waits.without(taken);
         match done {
-            Ok(()) => {
+            Continue(()) => {
                 self.outcome.counts.stay(Reason::Gone, missed.total());
                 self.waiting.end_round();
             }
-            Err(ended) => self.stay(missed, Some(ended)),
+            Break(ended) => self.stay(missed, Some(ended)),
         }
         done
     }
 
     /// Moves what waits, batch after batch. Adds to `taken` the pages that were met.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn retry(&mut self, attempt: Attempt, taken: &mut Pages) -> Result<(), End> {
+    /// Where the call must end.
+    fn retry(&mut self, attempt: Attempt, taken: &mut Pages) -> Flow {
         let mut rest = Vpn::new(0);
         loop {
             self.read_mark()?;
             self.make_room()?;
             let Some(first) = self.fill_batch(&mut rest, taken)? else {
-                return Ok(());
+                return Continue(());
             };
             self.finish_batch(first.get() << PAGE_SHIFT, attempt)?;
             if self.waiting.is_round_over() {
@@ -194,10 +201,10 @@ impl Call<'_> {
     ///
     /// When the round has been through all pairs, it looks at the `rest` from that page on.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn fill_batch(&mut self, rest: &mut Vpn, taken: &mut Pages) -> Result<Option<Vpn>, End> {
+    /// Where the call must end.
+    fn fill_batch(&mut self, rest: &mut Vpn, taken: &mut Pages) -> Flow<Option<Vpn>> {
         let end = self.order.range.end;
         let limit = self.limit();
         let pairs = self.waiting.pairs_left().clamp(1, MAX_WALKS);
@@ -218,10 +225,10 @@ impl Call<'_> {
             first = first.or(Some(page));
             let upto = limit.min(self.load.batch.size() + share);
             let walked = match self.walk(page.get() << PAGE_SHIFT, end, look, upto) {
-                Ok(walked) => walked,
-                Err(ended) => {
+                Continue(walked) => walked,
+                Break(ended) => {
                     self.abandon_batch();
-                    return Err(ended);
+                    return Break(ended);
                 }
             };
             *taken += walked.passed.taken;
@@ -240,6 +247,6 @@ impl Call<'_> {
                 break;
             }
         }
-        Ok(first)
+        Continue(first)
     }
 }

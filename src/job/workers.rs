@@ -18,6 +18,11 @@
 //!
 //! Locks: none.
 
+use core::ops::ControlFlow::{
+    Break,
+    Continue, //
+};
+
 use crate::{
     migrate::{
         batch,
@@ -45,7 +50,7 @@ use crate::{
 use super::call::{
     self,
     Call,
-    End, //
+    Flow, //
 };
 
 /// Base pages of a batch that is worth a worker's time. The call moves smaller ones itself.
@@ -156,14 +161,14 @@ impl Call<'_> {
     /// Has a worker move the batch that a walk from `at` on has found, and waits if none is left for the next
     /// one.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn hand_over(&mut self, at: usize) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn hand_over(&mut self, at: usize) -> Flow {
         self.ask_cpuset()?;
         self.load.at = at;
         let Some(crew) = &mut self.workers.crew else {
-            return Ok(());
+            return Continue(());
         };
         self.workers.turn = !self.workers.turn;
         let node = self.load.node(&self.way, self.workers.turn);
@@ -174,17 +179,17 @@ impl Call<'_> {
         if crew.is_busy() {
             self.settle_one()?;
         }
-        Ok(())
+        Continue(())
     }
 
     /// Waits until a batch that is in flight has been moved, and counts it. Returns whether there was one.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    fn settle_one(&mut self) -> Result<bool, End> {
+    /// Where the call must end.
+    fn settle_one(&mut self) -> Flow<bool> {
         let Some(cargo) = self.workers.crew.as_mut().and_then(Crew::wait) else {
-            return Ok(false);
+            return Continue(false);
         };
         let task = self.target.task();
         call::settle(
@@ -194,31 +199,31 @@ impl Call<'_> {
             false,
             task,
         )?;
-        Ok(true)
+        Continue(true)
     }
 
     /// Waits until nothing is in flight, and counts what was.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end. Nothing is in flight then, either.
-    pub(super) fn settle_all(&mut self) -> Result<(), End> {
-        let mut done = Ok(());
+    /// Where the call must end. Nothing is in flight then, either.
+    pub(super) fn settle_all(&mut self) -> Flow {
+        let mut done = Continue(());
         loop {
             match self.settle_one() {
-                Ok(true) => {}
-                Ok(false) => return done,
-                Err(ended) => done = Err(ended),
+                Continue(true) => {}
+                Continue(false) => return done,
+                Break(ended) => done = Break(ended),
             }
         }
     }
 
     /// Ends the workers, and counts what they have done.
     ///
-    /// # Errors
+    /// # Breaks
     ///
-    /// Says why the call must end.
-    pub(super) fn end_workers(&mut self) -> Result<(), End> {
+    /// Where the call must end.
+    pub(super) fn end_workers(&mut self) -> Flow {
         let done = self.settle_all();
         self.workers.number = 1;
         if let Some(mut crew) = self.workers.crew.take() {
