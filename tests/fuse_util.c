@@ -590,10 +590,12 @@ long tell(struct scene *s, uint64_t what)
 bool unmounts(void)
 {
 	for (int i = 0; i < 100; i++) {
-		if (!umount(MNT))
+		/* One by force may have ended what kept it, and gone on (EINVAL). */
+		if (!umount(MNT) || errno == EINVAL)
 			return true;
 		usleep(50000);
 	}
+	fprintf(stderr, "# %s: %m\n", MNT);
 	return false;
 }
 
