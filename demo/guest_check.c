@@ -33,18 +33,18 @@ struct multiboot_info {
 
 /* The header that QEMU looks for (magic, flags, checksum), and where it begins. */
 asm(".text\n"
-    ".balign 4\n"
-    ".long 0x1badb002, 0, -0x1badb002\n"
-    ".globl guest_start\n"
-    "guest_start:\n"
-    "	movl $guest_stack_end, %esp\n"
-    "	pushl %ebx\n"
-    "	call guest_main\n"
-    ".bss\n"
-    ".balign 16\n"
-    "	.skip 4096\n"
-    "guest_stack_end:\n"
-    ".text\n");
+	".balign 4\n"
+	".long 0x1badb002, 0, -0x1badb002\n"
+	".globl guest_start\n"
+	"guest_start:\n"
+	"	movl $guest_stack_end, %esp\n"
+	"	pushl %ebx\n"
+	"	call guest_main\n"
+	".bss\n"
+	".balign 16\n"
+	"	.skip 4096\n"
+	"guest_stack_end:\n"
+	".text\n");
 
 static uint8_t in(uint16_t port)
 {
