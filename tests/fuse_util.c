@@ -590,7 +590,7 @@ long tell(struct scene *s, uint64_t what)
 bool unmounts(void)
 {
 	for (int i = 0; i < 100; i++) {
-		/* One by force may have ended what kept it, and gone on (EINVAL). */
+		/* A forced unmount may have succeeded: then it is not mounted any more. */
 		if (!umount(MNT) || errno == EINVAL)
 			return true;
 		usleep(50000);

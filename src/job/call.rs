@@ -272,7 +272,7 @@ pub(super) fn settle(
 }
 
 impl Call<'_> {
-    /// Does all that can move pages.
+    /// Does the work of the call: policies, one pass over the range, and rounds over what waits.
     ///
     /// # Breaks
     ///
