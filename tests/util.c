@@ -187,21 +187,21 @@ long node_free(int node)
 	return kb / (PAGE / 1024);
 }
 
-/* Sum of the high watermarks of a node's zones. */
-static long node_high(int node)
+long node_watermark(int node, const char *which)
 {
-	long high, sum = 0;
-	char line[256];
+	long pages, sum = 0;
+	char line[256], format[32];
 	int now = -1;
 	FILE *f = fopen("/proc/zoneinfo", "re");
 
 	if (!f)
 		die("/proc/zoneinfo");
+	/* The lists of each CPU have a line "high:"; that is another one. */
+	snprintf(format, sizeof(format), " %s %%ld", which);
 	while (fgets(line, sizeof(line), f)) {
-		/* The lists of each CPU have a line "high:"; that is another one. */
 		if (sscanf(line, "Node %d, zone", &now) != 1 && now == node &&
-		    sscanf(line, " high %ld", &high) == 1)
-			sum += high;
+		    sscanf(line, format, &pages) == 1)
+			sum += pages;
 	}
 	fclose(f);
 	return sum;
@@ -855,11 +855,13 @@ void cpu_lists_drain(void)
  * last part comes from other nodes by move_pages(2), which fails instead.
  * The first pages are small ones, to be given back one by one.
  */
+#define HOG_SCATTER (1UL << 32)
+
 static void hog(struct child *c, void *arg)
 {
-	enum { CHUNK = 256, SMALL = 16 * HPAGE_NR };
+	enum { CHUNK = 256, SMALL = 48 * HPAGE_NR };
 	/* Faults must stay above every watermark. */
-	long reserve = 2048 + node_high(*(int *)arg);
+	long reserve = 2048 + node_watermark(*(int *)arg, "high");
 	int node = *(int *)arg, nodes[CHUNK], status[CHUNK];
 	size_t first = 0, total, tail = reserve * 2 + 65536, free_at = 0;
 	void *pages[CHUNK];
@@ -942,6 +944,20 @@ static void hog(struct child *c, void *arg)
 	for (;;) {
 		size_t n = child_get(c);
 
+		if (n & HOG_SCATTER) {
+			n -= HOG_SCATTER;
+			if (n > SMALL / 2 || first < SMALL || mlockall(MCL_CURRENT | MCL_ONFAULT))
+				die("hog: scatter");
+			for (size_t i = 0; i < n; i++) {
+				char *at = p + i * (SMALL / n) * PAGE;
+
+				if (munlock(at, PAGE) || madvise(at, PAGE, MADV_DONTNEED))
+					die("hog: madvise");
+			}
+			free_at = SMALL;
+			child_put(c, n);
+			continue;
+		}
 		if (free_at + n > SMALL)
 			n = SMALL - free_at;
 		madvise(p + free_at * PAGE, n * PAGE, MADV_DONTNEED);
@@ -965,6 +981,12 @@ void hog_release(struct child *c, size_t npages)
 	child_put(c, npages);
 	if (child_get(c) != npages)
 		die("the hog has less than %zu pages", npages);
+}
+
+void hog_scatter(struct child *c, size_t npages)
+{
+	child_put(c, HOG_SCATTER | npages);
+	child_get(c);
 }
 
 int module_open(void)

@@ -60,6 +60,8 @@ int node_distance_of(int from, int to);
 long node_free(int node);
 /* The same with them: slower, for what must not be lost. */
 long node_free_all(int node);
+/* Sum of a watermark, "min", "low" or "high", of the zones of a node. */
+long node_watermark(int node, const char *which);
 /* What of a node is free, and what keeps it, to tell why a move found no room. */
 void zones_print(int node);
 /* Makes free memory that hides on the lists of the CPUs free for all. */
@@ -196,11 +198,14 @@ void child_end(struct child *c);
 
 /*
  * A child that takes all free memory of a node, down to where the kernel
- * refuses to move a page there. hog_release() gives about npages back. When
- * child_end() returns, its memory is free again.
+ * refuses to move a page there. hog_release() gives about npages back.
+ * hog_scatter() gives up to 12288 pages back, once, no two of them neighbours, and
+ * locks the rest in memory: where compaction leaves locked pages alone, no large room
+ * comes of them. When child_end() returns, its memory is free again.
  */
 void hog_start(struct child *c, int node);
 void hog_release(struct child *c, size_t npages);
+void hog_scatter(struct child *c, size_t npages);
 
 /*
  * The module's own life. PM_KO names its file; without it, it is looked for

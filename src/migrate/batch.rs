@@ -292,6 +292,12 @@ impl Batch {
         }
     }
 
+    /// Whether these are the frames of a folio, by its number, and not of a part of it.
+    pub(crate) fn is_whole(&self, number: u16, frames: Span<Pfn>) -> bool {
+        let entry = self.entries.get(usize::from(number));
+        entry.is_some_and(|entry| entry.frames == frames)
+    }
+
     /// The pair of a folio, by its number.
     pub(crate) fn pair(&self, number: u16) -> Option<usize> {
         let entry = self.entries.get(usize::from(number));

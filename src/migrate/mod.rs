@@ -5,6 +5,7 @@
 pub(crate) mod batch;
 mod load;
 mod place;
+mod route;
 mod run;
 mod stock;
 

@@ -4,35 +4,39 @@
 //!
 //! `migrate_pages()` in the kernel's `mm/migrate.c` splits a large folio as soon as it gets no new one
 //! for it. A folio that is to stay whole must therefore have its place before, or not be shown.
+//!
+//! Locks: none.
 
 use kernel::prelude::*;
 
 use crate::{
-    pure::units::{
-        NodeId,
-        Pfn,
-        Span, //
-    },
+    pure::units::NodeId,
     shim::folio::NewFolio, //
 };
 
-/// A large folio, as its place is known by. When it has been split, another folio has its first frame.
-pub(crate) type FolioKey = Span<Pfn>;
-
 /// Where a large folio is to go.
 pub(crate) enum Place {
-    /// As a whole to this new folio; the flag says that it is on another node than the named one.
-    Whole(NewFolio, bool),
-    /// In pieces to this node, which has room for its pages but not in one piece. The flag says that
-    /// the kernel has asked for a new folio and been told to split it.
-    Pieces(NodeId, bool),
-    /// The kernel failed to split this folio, so it needs one destination for the whole of it.
-    Unsplittable,
+    /// As a whole to this new folio.
+    Whole {
+        folio: NewFolio,
+        /// It is on another node than the named one.
+        fallback: bool,
+    },
+    /// In pieces.
+    Pieces {
+        /// To this node, which has room for them but not in one piece.
+        node: NodeId,
+        /// How many there are.
+        pages: usize,
+        /// The kernel has asked for a new folio, and been told to split it.
+        asked: bool,
+    },
 }
 
-/// The places of the large folios of one list.
+/// The places of the large folios of a batch, by their numbers in it. The parts of a folio that was split have
+/// none: they get one when the kernel asks for it.
 pub(crate) struct Places {
-    known: KVVec<(FolioKey, Place)>,
+    known: KVVec<Option<Place>>,
     /// Bit N: a folio of that order could not be split.
     unsplittable_orders: u32,
 }
@@ -46,91 +50,109 @@ impl Places {
         }
     }
 
-    /// Notes the place of a folio. The newest entry wins; taking it uncovers the older one.
+    /// Gets ready for a batch of so many folios. Where there is no memory for it, [`put`](Self::put) fails.
+    pub(crate) fn prepare(&mut self, folios: usize) {
+        let gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        while self.known.len() < folios && self.known.push(None, gfp).is_ok() {}
+    }
+
+    fn place(&mut self, number: u16) -> Option<&mut Option<Place>> {
+        self.known.get_mut(usize::from(number))
+    }
+
+    /// Notes the place of a folio.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; the place is given back then.
-    pub(crate) fn put(&mut self, key: FolioKey, place: Place) -> Result {
-        self.known.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        self.known
-            .push_within_capacity((key, place))
-            .map_err(|_| ENOMEM)
+    pub(crate) fn put(&mut self, number: u16, place: Place) -> Result {
+        *self.place(number).ok_or(ENOMEM)? = Some(place);
+        Ok(())
     }
 
     /// Whether a folio has a place.
-    pub(crate) fn has(&self, key: FolioKey) -> bool {
-        let mut newest_first = self.known.iter().rev();
-        newest_first
-            .find(|(w, _)| *w == key)
-            .is_some_and(|(_, place)| !matches!(place, Place::Unsplittable))
+    pub(crate) fn has(&mut self, number: u16) -> bool {
+        self.place(number).is_some_and(|place| place.is_some())
     }
 
-    /// Whether there is no use in splitting a folio, since the kernel failed to split it or another one of its
-    /// size. A file system with large blocks has many of them.
-    pub(crate) fn is_unsplittable(&self, key: FolioKey) -> bool {
-        self.unsplittable_orders & order_bit(key) != 0
+    /// Whether there is no use in splitting folios of so many pages, since the kernel failed to split one of them. A
+    /// file system with large blocks has many such.
+    pub(crate) fn is_unsplittable(&self, pages: usize) -> bool {
+        self.unsplittable_orders & order_bit(pages) != 0
     }
 
-    /// Takes the new folio of one that is now moved as a whole. A second attempt has to find another.
-    pub(crate) fn take_whole(&mut self, key: FolioKey) -> Option<(NewFolio, bool)> {
-        let is_it = |(w, place): &(FolioKey, Place)| match place {
+    /// Takes the new folio, of so many pages, of one that is now moved as a whole. A second attempt has to find
+    /// another.
+    pub(crate) fn take_whole(&mut self, number: u16, pages: usize) -> Option<(NewFolio, bool)> {
+        match self.place(number)?.take() {
             // That it has the right size must not depend on anything else.
-            Place::Whole(new, _) => *w == key && new.frames().len == key.len,
-            _ => false,
-        };
-        let at = self.known.iter().position(is_it)?;
-        match self.known.remove(at) {
-            Ok((_, Place::Whole(folio, fallback))) => Some((folio, fallback)),
-            _ => None,
+            Some(Place::Whole { folio, fallback }) if folio.frames().len == pages => {
+                Some((folio, fallback))
+            }
+            other => {
+                *self.place(number)? = other;
+                None
+            }
         }
     }
 
     /// Whether a folio is to be split, which is then asked for.
-    pub(crate) fn ask_for_pieces(&mut self, key: FolioKey) -> bool {
-        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == key) {
-            if let Place::Pieces(_, asked) = place {
+    pub(crate) fn ask_for_pieces(&mut self, number: u16) -> bool {
+        match self.place(number) {
+            Some(Some(Place::Pieces { asked, .. })) => {
                 *asked = true;
-                return true;
+                true
             }
+            _ => false,
         }
-        false
-    }
-
-    /// Notes that a large folio is still there after a pass. Returns whether it should have been
-    /// split.
-    pub(crate) fn is_still_whole(&mut self, key: FolioKey) -> bool {
-        for (_, place) in self.known.iter_mut().filter(|(w, _)| *w == key) {
-            if matches!(place, Place::Pieces(_, true)) {
-                *place = Place::Unsplittable;
-                self.unsplittable_orders |= order_bit(key);
-                return true;
-            }
-        }
-        false
     }
 
     /// Whether any folio is to be split.
     pub(crate) fn any_pieces(&self) -> bool {
-        let is_pieces = |(_, place): &(FolioKey, Place)| matches!(place, Place::Pieces(..));
+        let is_pieces = |place: &Option<Place>| matches!(place, Some(Place::Pieces { .. }));
         self.known.iter().any(is_pieces)
+    }
+
+    /// Notes that a folio, of so many pages, is still there after a pass. Returns whether it should have been
+    /// split.
+    pub(crate) fn is_still_whole(&mut self, number: u16, pages: usize) -> bool {
+        let asked = self
+            .place(number)
+            .is_some_and(|place| matches!(place, Some(Place::Pieces { asked: true, .. })));
+        if asked {
+            self.unsplittable_orders |= order_bit(pages);
+        }
+        asked
+    }
+
+    /// Forgets the folios that the kernel was told to split: it has done so, or never will.
+    pub(crate) fn forget_asked(&mut self) {
+        for place in self.known.iter_mut() {
+            if matches!(place, Some(Place::Pieces { asked: true, .. })) {
+                *place = None;
+            }
+        }
     }
 
     /// Pages of a node that folios which are to be split will take.
     pub(crate) fn promised(&self, on: NodeId) -> usize {
+        let promised = |place: &Option<Place>| match place {
+            Some(Place::Pieces { node, pages, .. }) if *node == on => *pages,
+            _ => 0,
+        };
         self.known
             .iter()
-            .filter(|(_, place)| matches!(place, Place::Pieces(node, _) if *node == on))
-            .fold(0, |sum, (key, _)| sum.saturating_add(key.len))
+            .map(promised)
+            .fold(0, usize::saturating_add)
     }
 
     /// Forgets all, and gives back what was not taken.
     pub(crate) fn clear(&mut self) {
-        self.known.clear();
+        self.known.iter_mut().for_each(|place| *place = None);
         self.unsplittable_orders = 0;
     }
 }
 
-fn order_bit(key: FolioKey) -> u32 {
-    1u32.checked_shl(key.len.trailing_zeros()).unwrap_or(0)
+fn order_bit(pages: usize) -> u32 {
+    1u32.checked_shl(pages.trailing_zeros()).unwrap_or(0)
 }

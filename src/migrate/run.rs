@@ -41,10 +41,10 @@ use super::{
         Lists, //
     },
     place::{
-        FolioKey, //
         Place,
-        Places,
+        Places, //
     },
+    route::Routes,
     stock::Stock, //
 };
 
@@ -126,6 +126,7 @@ pub(crate) struct Migration<'a> {
 pub(crate) struct Scratch {
     placed: KVVec<Placed>,
     places: Places,
+    routes: Routes,
     /// Single pages that were allocated ahead.
     stock: Stock,
     /// For each pair the small folios of the batch that have no place yet.
@@ -155,6 +156,7 @@ impl Scratch {
         Ok(Self {
             placed: KVVec::new(),
             places: Places::new(),
+            routes: Routes::new()?,
             stock: Stock::new(),
             need: KVVec::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
@@ -188,6 +190,8 @@ impl Scratch {
         if self.placed.capacity() > 2 * batch::MAX_FOLIOS {
             self.placed = KVVec::new();
         }
+        self.places = Places::new();
+        self.routes.clear();
         self.wants.clear();
         self.reserve.clear();
     }
@@ -306,6 +310,7 @@ impl<'a> Migration<'a> {
     pub(crate) fn run(&mut self, lists: &mut Lists) -> Pages {
         if self.batch.has_large() {
             self.scratch.make_room_for_pieces(self.batch.size());
+            self.scratch.places.prepare(self.batch.folios());
         }
         self.batch.count_small(&mut self.scratch.need);
         let wait = self.attempt != Attempt::Quick;
@@ -366,7 +371,7 @@ impl<'a> Migration<'a> {
             } else if !self.short {
                 self.give_up(list, Reason::Busy);
             } else if self.scratch.placed.len() > before {
-                // As above.
+                // Pages moved, and were freed: the rest gets another look.
             } else if !drained && before == begun {
                 self.scratch.drain_full();
                 drained = true;
@@ -416,52 +421,62 @@ impl<'a> Migration<'a> {
             });
         }
         list.append(&mut self.scratch.sorted);
+        self.batch.begin();
     }
 
-    /// Looks for a place for a large folio, unless it has one.
+    /// Looks for a place for a large folio, unless it has one. Part of one that was split is looked after when the
+    /// kernel asks.
     fn find_place(&mut self, src: &Source) -> bool {
-        let Some(key) = key(src) else {
+        let Some(number) = self.batch.number(src.frames.first) else {
             return false;
         };
-        if self.scratch.places.has(key) {
+        if !self.batch.is_whole(number, src.frames) || self.scratch.places.has(number) {
             return true;
         }
-        let Some(place) = self.place_for(src, key) else {
-            if let Some(number) = self.batch.number(key.first) {
-                self.batch.note_no_room(number);
-            }
+        let Some(place) = self.place_for(src) else {
+            self.batch.note_no_room(number);
             return false;
         };
-        if self.scratch.places.put(key, place).is_err() {
-            self.out_of_memory = true;
-            return false;
-        }
-        true
+        let noted = self.scratch.places.put(number, place).is_ok();
+        self.out_of_memory |= !noted;
+        noted
     }
 
-    fn place_for(&mut self, src: &Source, key: FolioKey) -> Option<Place> {
-        let mut splits = !self.scratch.places.is_unsplittable(key);
+    fn place_for(&mut self, src: &Source) -> Option<Place> {
+        let pages = src.frames.len;
+        let mut splits = !self.scratch.places.is_unsplittable(pages);
         let last_resort = self.attempt == Attempt::Last;
-        let mut last = None;
-        while let Some(next) = self.next(src.node, last) {
-            if let Some(folio) = self.allocate_on(src, next.node, src.order) {
-                return Some(Place::Whole(folio, next.fallback));
+        let mut step = 0;
+        while let Some(Destination { node, fallback }) = self.next(src.node, &mut step) {
+            if let Some(folio) = self.allocate_on(src, node, src.order) {
+                return Some(Place::Whole { folio, fallback });
             }
             // Compaction may still find room for the whole, once the batch is back.
             splits &= src.order <= MAX_SPLIT_ORDER
                 || last_resort
-                || self.scratch.is_marked(next.node, EXHAUSTED_LARGE);
-            // As a last resort, room for a single page is enough, but only for one folio at a time.
-            let promised = self.scratch.places.promised(next.node);
-            if splits
-                && (node::has_room(next.node, promised.saturating_add(key.len))
-                    || (last_resort
-                        && promised == 0
-                        && self.allocate_on(src, next.node, 0).is_some()))
-            {
-                return Some(Place::Pieces(next.node, false));
+                || self.scratch.is_marked(node, EXHAUSTED_LARGE);
+            if !splits {
+                continue;
             }
-            last = Some(next);
+            let promised = self.scratch.places.promised(node);
+            // As a last resort, room for a single page is enough, but only for one folio at a time.
+            let splits_here = node::has_room(node, promised.saturating_add(pages))
+                || (last_resort && promised == 0 && self.allocate_on(src, node, 0).is_some());
+            if !splits_here {
+                continue;
+            }
+            if src.order > MAX_SPLIT_ORDER {
+                // Room that folios have left in pieces stays so while CPUs keep some of them for themselves.
+                folio::drain_free(node);
+                if let Some(folio) = self.allocate_on(src, node, src.order) {
+                    return Some(Place::Whole { folio, fallback });
+                }
+            }
+            return Some(Place::Pieces {
+                node,
+                pages,
+                asked: false,
+            });
         }
         None
     }
@@ -474,8 +489,13 @@ impl<'a> Migration<'a> {
         }
         let mut any = false;
         while let Some(folio) = list.shift(&mut self.scratch.sorted) {
-            any |= self.scratch.places.is_still_whole(folio.frames);
+            let frames = folio.frames;
+            let number = self.batch.number(frames.first).filter(|_| folio.large);
+            if let Some(number) = number.filter(|&number| self.batch.is_whole(number, frames)) {
+                any |= self.scratch.places.is_still_whole(number, frames.len);
+            }
         }
+        self.scratch.places.forget_asked();
         list.append(&mut self.scratch.sorted);
         any
     }
@@ -526,14 +546,18 @@ impl<'a> Migration<'a> {
         self.scratch.sorted.put_back();
     }
 
-    /// The next node to try for a page on `from`. One that the target has lost is as a full one.
-    fn next(&self, from: NodeId, mut last: Option<Destination>) -> Option<Destination> {
+    /// The next node to try for a page on `from`, after so many steps. One that the target has lost is as a full
+    /// one.
+    fn next(&mut self, from: NodeId, step: &mut usize) -> Option<Destination> {
         loop {
-            let next = self.map.next(from, last, self.strict, node::distance)?;
+            let next = self
+                .scratch
+                .routes
+                .step(self.map, from, *step, self.strict)?;
+            *step = step.saturating_add(1);
             if self.mems.allows(next.node) {
                 return Some(next);
             }
-            last = Some(next);
         }
     }
 
@@ -577,13 +601,11 @@ impl<'a> Migration<'a> {
 
     /// Looks for room on one node after the other.
     fn allocate(&mut self, src: &Source, order: u32) -> Option<(NewFolio, bool)> {
-        let node = src.node;
-        let mut last = None;
-        while let Some(next) = self.next(node, last) {
-            if let Some(folio) = self.allocate_on(src, next.node, order) {
-                return Some((folio, next.fallback));
+        let mut step = 0;
+        while let Some(Destination { node, fallback }) = self.next(src.node, &mut step) {
+            if let Some(folio) = self.allocate_on(src, node, order) {
+                return Some((folio, fallback));
             }
-            last = Some(next);
         }
         None
     }
@@ -620,11 +642,12 @@ impl<'a> Migration<'a> {
             }
             return self.allocate(src, order);
         }
-        if let Some(key) = key(src) {
-            if let Some(place) = self.scratch.places.take_whole(key) {
+        if self.batch.is_whole(number, src.frames) {
+            let places = &mut self.scratch.places;
+            if let Some(place) = places.take_whole(number, src.frames.len) {
                 return Some(place);
             }
-            if self.scratch.places.ask_for_pieces(key) {
+            if places.ask_for_pieces(number) {
                 return None;
             }
         }
@@ -651,11 +674,6 @@ impl<'a> Migration<'a> {
             .push_within_capacity(placed)
             .map_err(|_| ENOMEM)
     }
-}
-
-/// A folio as its place is known by, `None` if it is a single page.
-fn key(src: &Source) -> Option<FolioKey> {
-    (src.order > 0).then_some(src.frames)
 }
 
 impl Mover for Migration<'_> {
