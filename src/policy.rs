@@ -2,8 +2,8 @@
 
 //! Memory policies follow the pages: they name the new nodes instead of the old ones.
 //!
-//! Policies are rewritten before the first page moves, so that what is faulted in meanwhile lands
-//! where it belongs. Each policy object is rewritten once per job.
+//! Policies are rewritten before the first page moves, so that what is faulted in while they move
+//! lands where it belongs. Each policy object is rewritten once per job.
 //!
 //! Locks: those that `shim/policy.c` takes, under which an editor decides.
 

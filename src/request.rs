@@ -247,7 +247,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// `EFAULT` if the caller has taken the memory away meanwhile.
+    /// `EFAULT` if the caller has taken the memory away since the call began.
     pub(crate) fn write(&self, result: &uapi::CallResult, by_pair: &[Pages]) -> Result {
         if self.by_pair != 0 {
             let mut writer = user_slice::<u64>(self.by_pair, self.pairs)?.writer();
@@ -299,7 +299,7 @@ impl Placement {
     ///
     /// # Errors
     ///
-    /// `EFAULT`, or `EINTR` if a signal came meanwhile: `count` may be large.
+    /// `EFAULT`, or `EINTR` if a signal came: `count` may be large.
     pub(crate) fn write(&self, pages: &[Pages]) -> Result {
         let mut writer = user_slice::<u64>(self.pages, self.count)?.writer();
         for count in pages {

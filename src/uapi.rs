@@ -88,11 +88,11 @@ const _: () = {
 
 // SAFETY: All fields are integers without padding between them, so any bytes are a valid value.
 unsafe impl FromBytes for Request {}
-// SAFETY: As above.
+// SAFETY: As for `Request`.
 unsafe impl FromBytes for Placement {}
-// SAFETY: As above.
+// SAFETY: As for `Request`.
 unsafe impl FromBytes for CallResult {}
 // SAFETY: All fields are integers, and the sizes asserted above leave no room for padding.
 unsafe impl AsBytes for Info {}
-// SAFETY: As above.
+// SAFETY: As for `Info`.
 unsafe impl AsBytes for CallResult {}

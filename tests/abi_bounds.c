@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What calls may cost. The largest arguments and the most open jobs, all as
- * nobody: each call ends soon, the target can go on meanwhile, what the kernel
+ * nobody: each call ends soon, the target can go on during it, what the kernel
  * holds for it is charged to the caller's control group, and is given back.
  * The limits in time are generous: an emulated machine is slow.
  */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A structured fuzzer of the three ioctls. Several callers, root and nobody,
- * each with a thread that changes and unmaps their arguments meanwhile, make
+ * each with a thread that changes and unmaps their arguments under them, make
  * calls that are right, or wrong in one to three places, on quiet and on busy
  * processes. After each call: was its answer one that the contract allows for
  * what was wrong with it, and is every page of the quiet memory where this call
@@ -466,7 +466,7 @@ static char *space(struct caller *c, enum spot kind, int part, size_t n)
 struct verdict {
 	uint64_t may[3];
 	bool sure;
-	/* Memory that changes meanwhile: it may say anything. */
+	/* Memory that changes while it is read: it may say anything. */
 	bool shaky;
 };
 
@@ -921,7 +921,7 @@ static void fuzz_migrate(struct caller *c)
 		complain(c, "a call that cannot be right", &req, ret);
 	refused = ret < 0 && ret != -ENOMEM && ret != -EINTR;
 	may_move = !refused && !(req.flags & PAGE_MIGRATE_DRY_RUN);
-	/* What changes meanwhile may have said anything, and be gone at the end. */
+	/* What changes during a call may have said anything, and be gone at its end. */
 	if (v.shaky || where.shaky) {
 		for (int i = 0; i < nr_mem; i++) {
 			l.old[i] = mem[i];
@@ -1310,7 +1310,7 @@ TEST_F_TIMEOUT(fuzz, calls, 30 * 24 * 3600)
 	       world->late, world->no_memory);
 	/* There is room on each node, nearly always. */
 	EXPECT_GE(value / 100, world->no_memory);
-	TH_LOG("%lu things that busy processes did meanwhile", world->busy_rounds);
+	TH_LOG("%lu things that busy processes did", world->busy_rounds);
 }
 
 TEST_HARNESS_MAIN

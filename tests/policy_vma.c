@@ -270,7 +270,7 @@ TEST(once_after_a_split_and_a_move)
 	}
 	/* Put together again. */
 	ASSERT_EQ(0, mprotect(p, LEN * PAGE, PROT_READ | PROT_WRITE));
-	/* What the program sets itself meanwhile is a new policy. */
+	/* What the program sets itself between two calls is a new policy. */
 	set_policy(p + 6 * PAGE, 6, MPOL_BIND, NODES(A));
 	ASSERT_LE(0, pm_move(fd, 0, WHOLE, 0, CYCLE, &res));
 	EXPECT_EQ(1, res.policies);

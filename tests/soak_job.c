@@ -193,7 +193,7 @@ static void area_check(const struct worker *w, struct area *a)
 		page_check(w, a, i);
 }
 
-/* Gives the pages that are asked for; their owner waits meanwhile. */
+/* Gives the pages that are asked for; their owner waits for them. */
 static void *serve(void *arg)
 {
 	struct area *a = arg;
@@ -1126,7 +1126,7 @@ static void count_process(struct __test_metadata *_metadata, int fd, pid_t pid)
 	size_t sum, seen;
 
 	/*
-	 * Until the kernel itself does not change anything meanwhile. What it moves for a
+	 * Until the kernel itself has changed nothing between two looks. What it moves for a
 	 * while, as compaction does, is nowhere for one of us and back for the next.
 	 */
 	for (int i = 0; i < 20; i++) {

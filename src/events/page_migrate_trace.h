@@ -19,7 +19,7 @@ struct page_migrate_call {
 
 /* A batch that has been moved. */
 struct page_migrate_batch {
-	pid_t pid;			/* as above */
+	pid_t pid;			/* as in a call */
 	unsigned long va;		/* where the walk that found it began */
 	u64 pages;			/* pages in it, each once */
 	u64 moved;			/* those that moved, wherever to */

@@ -29,7 +29,7 @@ pub(crate) enum ListError {
     Length,
     /// A number is neither a node number nor the wildcard.
     Range,
-    /// A node, or the wildcard, stands twice among the old nodes.
+    /// A node, or the wildcard, is named twice among the old nodes.
     Twice,
     /// A wildcard stands on both sides of a pair.
     AnyToAny,

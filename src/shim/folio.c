@@ -205,7 +205,7 @@ static void pm_free_folio(struct folio *dst, unsigned long private)
  * @mover: handed to page_migrate_new_folio() and page_migrate_free_folio()
  * @wait: for the locks of folios, which no signal ends
  *
- * What is allocated meanwhile must not reclaim inodes: with the last reference
+ * What is allocated for it must not reclaim inodes: with the last reference
  * to one, its folios go, and it waits for the locks that a batch holds.
  */
 void pm_shim_migrate(struct list_head *list, void *mover, bool wait)

@@ -63,8 +63,8 @@ bool pm_shim_mm_is_gone(struct mm_struct *mm)
 
 /*
  * Only a hold of its lock keeps the memory of an address space. A caller may
- * wait for a file system for long: meanwhile the memory of a process that
- * exits is given back as ever.
+ * wait for a file system for long: if the process exits then, its memory is given
+ * back as ever.
  *
  * Whoever puts the last reference takes the address space down, which closes its
  * files and may wait for their server without an end. A caller must not: it is

@@ -96,7 +96,7 @@ pub(crate) fn run_for(mut nodes: impl Iterator<Item = NodeId>, mut job: &mut (dy
 #[no_mangle]
 unsafe extern "C" fn page_migrate_run(job: *mut kernel::ffi::c_void) {
     // SAFETY: By the requirements, `job` points to the live reference made in `run_for`,
-    // and nothing else uses it meanwhile.
+    // and nothing else uses it until this returns.
     let job = unsafe { &mut *job.cast::<&mut (dyn FnMut() + Send)>() };
     job();
 }

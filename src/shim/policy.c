@@ -48,8 +48,7 @@ static_assert(!(PM_POLICY_MARK & (MPOL_MODE_FLAGS | MPOL_F_SHARED | MPOL_F_MOF |
 /*
  * A marked policy that is staged, that is, has its new nodes in lower words and
  * still its old ones in higher words, says in @rcu where those begin. That is
- * never the first word. The policy of a thread that was created meanwhile is a
- * copy of this, too.
+ * never the first word. A thread that is created then has a copy, which is staged, too.
  */
 static unsigned long pm_policy_stage(const struct mempolicy *pol)
 {
@@ -96,7 +95,7 @@ static bool pm_policy_needs_stage(const struct mempolicy *pol,
 
 /*
  * Drop the old nodes of a staged policy. A change of the cpuset may have given
- * it others meanwhile: it is not left without any.
+ * it others since it was staged: it is not left without any.
  */
 static void pm_policy_finish(struct mempolicy *pol)
 {
