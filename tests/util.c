@@ -946,14 +946,12 @@ static void hog(struct child *c, void *arg)
 
 		if (n & HOG_SCATTER) {
 			n -= HOG_SCATTER;
-			if (n > SMALL / 2 || first < SMALL || mlockall(MCL_CURRENT | MCL_ONFAULT))
-				die("hog: scatter");
-			for (size_t i = 0; i < n; i++) {
-				char *at = p + i * (SMALL / n) * PAGE;
-
-				if (munlock(at, PAGE) || madvise(at, PAGE, MADV_DONTNEED))
-					die("hog: madvise");
-			}
+			if (n > SMALL / 2 || first < SMALL)
+				die("hog: cannot scatter %zu pages", n);
+			for (size_t i = 0; i < n; i++)
+				madvise(p + i * (SMALL / n) * PAGE, PAGE, MADV_DONTNEED);
+			if (mlockall(MCL_CURRENT | MCL_ONFAULT))
+				die("hog: mlockall");
 			free_at = SMALL;
 			child_put(c, n);
 			continue;
