@@ -322,25 +322,6 @@ static inline void own_tmpfs(const char *options)
 		die("tmpfs on /mnt");
 }
 
-/* The high watermarks of a node's zones, in pages. */
-static inline long high_watermark(int node)
-{
-	char line[256];
-	long sum = 0, high;
-	int at = -1;
-	FILE *f = fopen("/proc/zoneinfo", "re");
-
-	while (f && fgets(line, sizeof(line), f)) {
-		sscanf(line, "Node %d,", &at);
-		if (at == node && sscanf(line, " high %ld", &high) == 1)
-			sum += high;
-	}
-	if (!f || !sum)
-		die("/proc/zoneinfo");
-	fclose(f);
-	return sum;
-}
-
 /*
  * A child that leaves a node with room for npages pages, all of them single: it
  * fills the node, frees pages with odd frame numbers, locks the others and
@@ -395,7 +376,7 @@ static inline void fragment_child(struct child *c, void *arg)
 {
 	const struct fragment *f = arg;
 	/* Enough above the watermarks that a fault never ends in reclaim. */
-	long high = high_watermark(f->node), floor = high + 1024;
+	long high = node_watermark(f->node, "high"), floor = high + 1024;
 	size_t total = node_free(f->node), n = 0, freed = 0, single = f->npages + floor;
 	char *p = lazy_map(total, MADV_NOHUGEPAGE), *h;
 

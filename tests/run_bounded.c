@@ -603,7 +603,7 @@ static void take_blocks(struct child *c, void *arg)
 {
 	enum { MANY = 16384 };
 	const struct blocks *b = arg;
-	long enough = high_watermark(b->node) + 512;
+	long enough = node_watermark(b->node, "high") + 512;
 	char *p = reserve(MANY);
 	size_t i = 0;
 

@@ -506,7 +506,7 @@ static void full_child(struct child *c, void *arg)
 
 	cpu_lists_drain();
 	for (int k = 0; k < 2; k++) {
-		floor[k] = high_watermark(mem[k]) + 2048;
+		floor[k] = node_watermark(mem[k], "high") + 2048;
 		room[k] = node_free(mem[k]) - floor[k];
 	}
 	/* What one node has more than the other is not the target's. */

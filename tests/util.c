@@ -850,13 +850,14 @@ void cpu_lists_drain(void)
 	file_write(HIGH_FRACTION, "0");
 }
 
+/* Of what hog() is asked: the pages are to be no neighbours. */
+#define HOG_SCATTER (1UL << 32)
+
 /*
  * Takes most of a node by faults. Faults may end in the OOM killer, so the
  * last part comes from other nodes by move_pages(2), which fails instead.
  * The first pages are small ones, to be given back one by one.
  */
-#define HOG_SCATTER (1UL << 32)
-
 static void hog(struct child *c, void *arg)
 {
 	enum { CHUNK = 256, SMALL = 48 * HPAGE_NR };
