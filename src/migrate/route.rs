@@ -20,21 +20,25 @@ use crate::{
 /// The steps of a route that are known. `None` stands for its end.
 type Route = KVVec<Option<Destination>>;
 
-/// The routes of one call.
+/// The routes of one call. A small one has no table, and looks anew for each page.
 pub(super) struct Routes(KVVec<Route>);
 
 impl Routes {
-    /// Nothing known of any node.
+    /// Has no table.
+    pub(super) fn new() -> Self {
+        Self(KVVec::new())
+    }
+
+    /// Gets a table, if it has none.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<Self> {
-        let mut routes = KVVec::with_capacity(node::count(), GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..node::count() {
-            routes.push(Route::new(), GFP_KERNEL_ACCOUNT)?;
+    pub(super) fn prepare(&mut self) -> Result {
+        while self.0.len() < node::count() {
+            self.0.push(Route::new(), GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Self(routes))
+        Ok(())
     }
 
     /// The place to try for a page on `from` after `step` others had no room. The map and `strict` must be the
@@ -46,7 +50,13 @@ impl Routes {
         step: usize,
         strict: bool,
     ) -> Option<Destination> {
-        let route = self.0.get_mut(from.index())?;
+        let named = map.pair(from).and_then(|pair| map.named_by(pair));
+        if step == 0 && named.is_some() {
+            // That takes no look at other nodes.
+            return map.next(from, None, strict, node::distance);
+        }
+        let mut unknown = Route::new();
+        let route = self.0.get_mut(from.index()).unwrap_or(&mut unknown);
         if let Some(&known) = route.get(step) {
             return known;
         }

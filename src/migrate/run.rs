@@ -156,7 +156,7 @@ impl Scratch {
         Ok(Self {
             placed: KVVec::new(),
             places: Places::new(),
-            routes: Routes::new()?,
+            routes: Routes::new(),
             stock: Stock::new(),
             need: KVVec::new(),
             nodes: KVVec::from_elem(0, node::count(), GFP_KERNEL_ACCOUNT)?,
@@ -179,6 +179,7 @@ impl Scratch {
         self.placed.reserve(folios, GFP_KERNEL_ACCOUNT)?;
         if folios >= MIN_STOCKED {
             self.stock.prepare()?;
+            self.routes.prepare()?;
             self.need.resize(pairs, 0, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
