@@ -273,7 +273,6 @@ TEST(whole_where_the_node_is_full)
 	EXPECT_EQ(0, bad_pages(p, N, 13));
 }
 
-#define UNEVICTABLE "/proc/sys/vm/compact_unevictable_allowed"
 #define MIN_FREE "/proc/sys/vm/min_free_kbytes"
 
 FIXTURE(full)
@@ -300,14 +299,14 @@ FIXTURE_VARIANT_ADD(full, scattered)
 
 FIXTURE_SETUP(full)
 {
-	ASSERT_EQ(0, file_read(UNEVICTABLE, self->unevictable, sizeof(self->unevictable)));
+	ASSERT_EQ(0, file_read(COMPACT_LOCKED, self->unevictable, sizeof(self->unevictable)));
 	ASSERT_EQ(0, file_read(MIN_FREE, self->min_free, sizeof(self->min_free)));
-	ASSERT_EQ(0, file_write(UNEVICTABLE, "0"));
+	ASSERT_EQ(0, file_write(COMPACT_LOCKED, "0"));
 }
 
 FIXTURE_TEARDOWN(full)
 {
-	EXPECT_EQ(0, file_write(UNEVICTABLE, self->unevictable));
+	EXPECT_EQ(0, file_write(COMPACT_LOCKED, self->unevictable));
 	EXPECT_EQ(0, file_write(MIN_FREE, self->min_free));
 }
 
