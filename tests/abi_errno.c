@@ -799,25 +799,24 @@ TEST_F(errors, eintr)
 	EXPECT_EQ(isolated, nr_isolated());
 }
 
-/* Repeats a call whose caller is interrupted every few milliseconds. */
-static long repeat(int fd, struct page_migrate_request *req)
+/* Repeats a call whose caller is interrupted all the time. Returns what the last one did. */
+static long repeat(struct __test_metadata *_metadata, int fd, struct page_migrate_request *req)
 {
-	struct itimerval often = { .it_interval = { 0, 3000 }, .it_value = { 0, 3000 } };
 	struct sigaction act = { .sa_handler = on_alarm };
 	uint64_t end = req->va_start + req->len;
+	struct child interrupter;
+	int interrupted = 0;
 	long ret;
 
-	sigaction(SIGALRM, &act, NULL);
-	setitimer(ITIMER_REAL, &often, NULL);
-	for (int i = 0; i < 1000; i++) {
-		ret = pm_migrate(fd, req);
-		if (ret != -EINTR)
-			break;
+	sigaction(SIGUSR1, &act, NULL);
+	interrupter_start(&interrupter);
+	while ((ret = pm_migrate(fd, req)) == -EINTR && interrupted++ < 1000) {
 		/* Goes on from where it stopped. */
 		req->va_start = req->result.resume_va;
 		req->len = end - req->va_start;
 	}
-	setitimer(ITIMER_REAL, &(struct itimerval){ }, NULL);
+	child_end(&interrupter);
+	EXPECT_LT(0, interrupted);
 	return ret;
 }
 
@@ -836,14 +835,14 @@ TEST_F(errors, eintr_all_the_time)
 	ASSERT_EQ(0, pipe(pipefd));
 	ASSERT_EQ((ssize_t)(HELD * PAGE), vmsplice(pipefd[1], &iov, 1, 0));
 	req = pm_req(0, p, BIG * PAGE, 1, &from, &to);
-	EXPECT_EQ(HELD, repeat(self->fd, &req)) pm_print(&req.result);
+	EXPECT_EQ(HELD, repeat(_metadata, self->fd, &req)) pm_print(&req.result);
 	EXPECT_EQ(BIG - HELD, count_on(0, p, BIG, to));
 	EXPECT_EQ((uintptr_t)p + BIG * PAGE, req.result.resume_va);
 
 	hog_start(&hog, from);
 	req = pm_req(0, p, BIG * PAGE, 1, &to, &from);
 	req.flags = PAGE_MIGRATE_STRICT;
-	EXPECT_EQ(-ENOMEM, repeat(self->fd, &req)) pm_print(&req.result);
+	EXPECT_EQ(-ENOMEM, repeat(_metadata, self->fd, &req)) pm_print(&req.result);
 	EXPECT_EQ((uintptr_t)p + BIG * PAGE, req.result.resume_va);
 	child_end(&hog);
 	EXPECT_EQ(0, bad_pages(p, BIG, 6));

@@ -513,7 +513,8 @@ static void interrupted(struct __test_metadata *_metadata, int fd, bool resume)
 	fill(p, npages, 6);
 	before = migrated();
 	do {
-		alarm_every(100000 + eintr * 20000);
+		/* Soon enough for a fast machine, and in the end late enough for a slow one. */
+		alarm_every(2000 + eintr * 20000);
 		ret = pm_move(fd, 0, at, npages * PAGE - (at - p), 0, 3, old, new, &res);
 		alarm_every(0);
 		moved += res.moved;

@@ -504,22 +504,9 @@ TEST_F(marks, only_the_marked_file)
 	EXPECT_TRUE(all_on(0, base + N * PAGE, N, &mem[1], 1));
 }
 
-static volatile sig_atomic_t signals;
-
 static void on_signal(int signal)
 {
 	(void)signal;
-	signals++;
-}
-
-static void nag(struct child *c, void *arg)
-{
-	pid_t whom = getppid();
-
-	(void)c;
-	(void)arg;
-	while (!kill(whom, SIGUSR1))
-		;
 }
 
 /*
@@ -532,7 +519,7 @@ TEST_F(marks, interrupted_all_the_time)
 	int file[3], calls = 0, interrupted = 0;
 	char path[3][128], *p = reserve(4 * N), *at = p;
 	struct page_migrate_result res;
-	struct child c[2];
+	struct child interrupter;
 	long ret = -EINTR;
 
 	for (int i = 0; i < 3; i++) {
@@ -551,12 +538,8 @@ TEST_F(marks, interrupted_all_the_time)
 	ASSERT_TRUE(all_on(0, p, 4 * N, &mem[0], 1));
 
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
-	for (int i = 0; i < 2; i++)
-		child_start(&c[i], nag, NULL);
+	interrupter_start(&interrupter);
 	for (; calls < 40 && ret; calls++) {
-		/* Some come from now on. */
-		for (int seen = signals; signals == seen;)
-			sched_yield();
 		ret = pm_move(self->fd, 0, at, p + 4 * N * PAGE - at, 0, 1, &mem[0], &mem[1],
 			      &res);
 		if (ret > 0) {
@@ -569,8 +552,7 @@ TEST_F(marks, interrupted_all_the_time)
 		interrupted += ret == -EINTR;
 		at = (char *)(uintptr_t)res.resume_va;
 	}
-	for (int i = 0; i < 2; i++)
-		child_end(&c[i]);
+	child_end(&interrupter);
 	TH_LOG("%d calls, %d of them interrupted", calls, interrupted);
 	EXPECT_EQ(0, ret);
 	/* Else it was never interrupted and the test shows nothing. */

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -829,6 +830,55 @@ void child_end(struct child *c)
 			die("the memory of a hog does not come back");
 		usleep(10000);
 	}
+}
+
+/* Waits until the thread stops. Returns the signal it stopped for, and what ptrace adds. */
+static int stop_of(pid_t tid)
+{
+	int status;
+
+	if (waitpid(tid, &status, __WALL) != tid || !WIFSTOPPED(status))
+		_exit(0);
+	return status >> 8;
+}
+
+static bool enters_ioctl(pid_t tid)
+{
+	struct __ptrace_syscall_info info;
+
+	if (ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof(info), &info) <= 0)
+		die("PTRACE_GET_SYSCALL_INFO");
+	return info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_ioctl;
+}
+
+static void interrupter_main(struct child *c, void *arg)
+{
+	enum { AT_SYSCALL = SIGTRAP | 0x80 };
+	pid_t whom = *(pid_t *)arg;
+
+	if (ptrace(PTRACE_SEIZE, whom, NULL, (void *)PTRACE_O_TRACESYSGOOD) ||
+	    ptrace(PTRACE_INTERRUPT, whom, NULL, NULL))
+		die("ptrace");
+	for (bool begun = false;; begun = true) {
+		int stop = stop_of(whom);
+		bool passed_on = stop != AT_SYSCALL && !(stop >> 8);
+
+		/* In a stop, a signal is put off until the system call has ended. */
+		if (stop == AT_SYSCALL && enters_ioctl(whom) && tgkill(getppid(), whom, SIGUSR1))
+			die("tgkill");
+		if (ptrace(PTRACE_SYSCALL, whom, NULL, (void *)(long)(passed_on ? stop : 0)))
+			die("PTRACE_SYSCALL");
+		if (!begun)
+			child_put(c, 1);
+	}
+}
+
+void interrupter_start(struct child *c)
+{
+	pid_t self = gettid();
+
+	child_start(c, interrupter_main, &self);
+	child_get(c);
 }
 
 #define HIGH_FRACTION "/proc/sys/vm/percpu_pagelist_high_fraction"

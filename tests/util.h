@@ -197,6 +197,13 @@ uint64_t child_get(struct child *c);
 void child_end(struct child *c);
 
 /*
+ * A child that makes a SIGUSR1 wait at the beginning of each ioctl of the calling
+ * thread, which must have a handler for it, until child_end(). For each call, the
+ * caller was interrupted before it began, however fast the machine is.
+ */
+void interrupter_start(struct child *c);
+
+/*
  * A child that takes all free memory of a node, down to where the kernel
  * refuses to move a page there. hog_release() gives about npages back.
  * hog_scatter() gives up to 12288 pages back, once, no two of them neighbours, and
