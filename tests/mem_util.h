@@ -421,6 +421,8 @@ static inline void fragment_start(struct fragment *f, int node, size_t npages)
 	if (file_read(COMPACT_LOCKED, f->compact, sizeof(f->compact)) ||
 	    file_write(COMPACT_LOCKED, "0"))
 		die(COMPACT_LOCKED);
+	/* Else huge pages of those who have exited wait there, for whoever drains the lists. */
+	cpu_lists_drain();
 	child_start(&f->child, fragment_child, f);
 	child_get(&f->child);
 }
