@@ -510,7 +510,7 @@ static void on_signal(int signal)
 }
 
 /*
- * Who is interrupted all the time gets on, if each call begins where the last one
+ * A caller that is interrupted all the time gets on, if each call begins where the last one
  * ended: also where that is a file whose mark has to be read.
  */
 TEST_F(marks, interrupted_all_the_time)

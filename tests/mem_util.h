@@ -421,7 +421,10 @@ static inline void fragment_start(struct fragment *f, int node, size_t npages)
 	if (file_read(COMPACT_LOCKED, f->compact, sizeof(f->compact)) ||
 	    file_write(COMPACT_LOCKED, "0"))
 		die(COMPACT_LOCKED);
-	/* Else huge pages of those who have exited wait there, for whoever drains the lists. */
+	/*
+	 * Huge pages of processes that have exited may be on the lists of CPUs: once these
+	 * are drained, as a call does that finds no room, they would be room for whole folios.
+	 */
 	cpu_lists_drain();
 	child_start(&f->child, fragment_child, f);
 	child_get(&f->child);
