@@ -861,6 +861,7 @@ static void interrupter_main(struct child *c, void *arg)
 		die("ptrace");
 	for (bool begun = false;; begun = true) {
 		int stop = stop_of(whom);
+		/* It stops for each signal as well: that goes on to its handler. */
 		bool passed_on = stop != AT_SYSCALL && !(stop >> 8);
 
 		/* In a stop, a signal is put off until the system call has ended. */

@@ -198,8 +198,8 @@ void child_end(struct child *c);
 
 /*
  * A child that makes a SIGUSR1 wait at the beginning of each ioctl of the calling
- * thread, which must have a handler for it, until child_end(). For each call, the
- * caller was interrupted before it began, however fast the machine is.
+ * thread, which must have a handler for it, until child_end(). Thus each call begins
+ * with a signal pending, however fast the machine is.
  */
 void interrupter_start(struct child *c);
 
